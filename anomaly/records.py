@@ -1,0 +1,53 @@
+"""What passes from room to room. Positions are (row, col), sizes (H, W), higher scores more anomalous."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["train", "test"]
+Label = Literal["normal", "anomalous"]
+Decision = Literal["normal", "review", "anomalous", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One photo of a data set, and what is known of it."""
+
+    path: Path
+    split: Split = "train"
+    label: Label | None = "normal"
+    defect_type: str | None = None
+    mask: Path | None = None
+    group: str | None = None
+    """Lot, part or camera: photos of one group never stand on both sides of a split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One connected area of the anomaly map above the threshold, in pixels of the original photo."""
+
+    box: tuple[int, int, int, int]
+    """(top row, left col, bottom row, right col), the last two exclusive."""
+    area: int
+    peak: float
+    """The anomaly map's largest value inside the region."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the model says of one photo. An unreadable photo is `error`, never `normal`."""
+
+    path: str
+    decision: Decision
+    image_score: float | None = None
+    threshold: float | None = None
+    p_value: float | None = None
+    """Share of calibration photos, this one counted among them, that score at least as high."""
+    regions: tuple[Region, ...] = field(default=())
+    milliseconds: float | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
