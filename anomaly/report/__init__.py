@@ -1,0 +1,63 @@
+"""HTML pages that stand alone: one file, no script, nothing fetched, fit to be printed and filed.
+
+Every page extends `page.html`, which inlines `style.css`, forbids outside resources by a content policy and
+offers its macros (cards, table, facts) to the template that extends it. File names are hostile input:
+everything is escaped unless it is a Markup made by this package.
+"""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from importlib.metadata import version
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+FOLDER = Path(__file__).parent
+DASH = "\N{EN DASH}"
+
+
+def render_page(template: str, **context: Any) -> str:
+    """The page that `template`, a file of this folder, makes of `context`; always encodable as UTF-8."""
+    page = _environment().get_template(template).render(context)
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG or JPEG file's bytes as the `src` of an image inside the page."""
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, thousands apart; None is a dash."""
+    if value is None:
+        return DASH
+    if isinstance(value, Integral) or abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:#.4g}".rstrip(".")
+
+
+def visible(name: str) -> str:
+    """A file name with line breaks, direction overrides and undecodable bytes spelt out as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, visible=visible, data_uri=data_uri)
+    environment.globals.update(
+        css=Markup((FOLDER / "style.css").read_text("utf-8")), program=f"anomaly {version('anomaly')}"
+    )
+    return environment

@@ -1,0 +1,169 @@
+"""The report of one inspection: what was found, how sure that is, and the photos to look at first."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from anomaly.records import Decision, Verdict
+from anomaly.render import legend
+from anomaly.report import DASH, number, render_page, visible
+from anomaly.report.charts import histogram
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+MOST_ROWS = 500
+MOST_REGIONS = 5
+FAR = 5
+"""Scores beyond so many times the threshold share the histogram's last bar."""
+RANK = {"anomalous": 0, "review": 1, "error": 2, "normal": 3}
+WORDS = {"anomalous": "anomalous", "review": "review", "error": "not read", "normal": "normal"}
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """One photo to show. The pictures are JPEG or PNG files' bytes, best 480 px or less on a side."""
+
+    path: str
+    verdict: Verdict
+    original: bytes
+    heatmap: bytes
+    outline: bytes
+    expected: bytes | None = None
+    """What the model expected to see, where it can say so."""
+
+    @property
+    def wide(self) -> bool:
+        """A strip, whose pictures need more than a quarter of the page's width."""
+        width, height = PIL.Image.open(io.BytesIO(self.original)).size
+        return width > 2 * height
+
+    def pictures(self) -> list[tuple[str, bytes]]:
+        named = [("photo", self.original), ("heatmap", self.heatmap), ("outline", self.outline)]
+        return named + ([("expected by the model", self.expected)] if self.expected else [])
+
+
+def inspection_report(
+    summary: Mapping[str, Any],
+    verdicts: Iterable[Verdict],
+    calibration_scores: NDArray[np.floating],
+    gallery: Sequence[GalleryItem],
+    model: Mapping[str, Any],
+) -> str:
+    """The page as HTML.
+
+    `summary` holds `threshold`, `ceiling` (of the colour scale), `target_fpr`, `n_calibration`, `guarantee`
+    (plain words), and if wished `review_threshold` and `finished` (when, as text). `model` maps facts to
+    values (text, number, size, mapping); its `name` stands in the heading too. The gallery is shown whole.
+    """
+    ranked = sorted(verdicts, key=_worst_first)
+    counts = Counter(verdict.decision for verdict in ranked)
+    threshold, calibration = float(summary["threshold"]), np.asarray(calibration_scores, np.float64)
+    return render_page(
+        "inspection.html",
+        summary=summary,
+        model=model,
+        model_facts=[(_label(name), visible(_fact(value))) for name, value in model.items()],
+        headline=_headline(counts),
+        counts=counts,
+        total=len(ranked),
+        chart=_score_chart(ranked, calibration, threshold, summary.get("review_threshold")),
+        scale=Markup(legend(threshold, float(summary["ceiling"]))),
+        gallery=sorted(gallery, key=lambda item: _worst_first(item.verdict)),
+        unread=[verdict for verdict in ranked if verdict.decision == "error"],
+        ranked=ranked,
+        p_sentence=lambda verdict: _p_value_sentence(verdict, calibration),
+        multiple=lambda score: _multiple(score, threshold),
+        split=_split,
+        words=WORDS,
+        most_rows=MOST_ROWS,
+        most_regions=MOST_REGIONS,
+    )
+
+
+def _worst_first(verdict: Verdict) -> tuple[int, float, str]:
+    score = verdict.image_score
+    return RANK[verdict.decision], 0.0 if score is None else -score, verdict.path
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Folder with its last separator, and file name."""
+    cut = max(path.rfind("/"), path.rfind("\\")) + 1
+    return path[:cut], path[cut:]
+
+
+def _headline(counts: Counter[Decision]) -> str:
+    total = counts.total()
+    if not total:
+        return "No photos were inspected."
+    if counts["error"] == total:
+        return "None of the photos could be read, so nothing was judged."
+    if counts["normal"] == total:
+        return "The photo is normal." if total == 1 else f"All {number(total)} photos are normal."
+    said = [f"{number(counts['anomalous'])} of {number(total)} photos {_be(counts['anomalous'])} anomalous"]
+    if counts["review"]:
+        said.append(f"{number(counts['review'])} {_be(counts['review'])} to be reviewed")
+    if counts["error"]:
+        said.append(f"{number(counts['error'])} could not be read")
+    return ", ".join(said) + "."
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _score_chart(
+    verdicts: Sequence[Verdict],
+    calibration: NDArray[np.float64],
+    threshold: float,
+    review_threshold: float | None,
+) -> Markup:
+    inspected = np.array([v.image_score for v in verdicts if v.image_score is not None], np.float64)
+    inspected, calibration = inspected[np.isfinite(inspected)], calibration[np.isfinite(calibration)]
+    marks = {f"threshold {threshold:.4g}": threshold}
+    if review_threshold is not None:
+        marks[f"review from {review_threshold:.4g}"] = review_threshold
+    return histogram(
+        {"calibration photos, all normal": calibration, "inspected photos": inspected},
+        marks,
+        x_label="score of the photo",
+        y_label="share of the photos",
+        upper=FAR * threshold if threshold > 0 else None,
+    )
+
+
+def _multiple(value: float | None, threshold: float) -> str:
+    """A score in thresholds; a threshold of zero or less has no multiples."""
+    if value is None or threshold <= 0:
+        return DASH
+    return f"{value / threshold:.2f}"
+
+
+def _p_value_sentence(verdict: Verdict, calibration: NDArray[np.float64]) -> str:
+    if verdict.image_score is None or verdict.p_value is None:
+        return ""
+    n, p = number(calibration.size), f"{verdict.p_value:.2g}"
+    higher = int((calibration >= verdict.image_score).sum())
+    if not higher:
+        return f"None of the {n} calibration photos scores this high: p = {p}, the least that {n} can show."
+    score = "scores" if higher == 1 else "score"
+    return f"{number(higher)} of the {n} calibration photos, all normal, {score} at least this high: p = {p}."
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return f" {TIMES} ".join(_fact(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
