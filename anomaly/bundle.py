@@ -1,0 +1,222 @@
+"""The model on disk: a folder of JSON, safetensors and a few photos. Nothing in it is ever executed.
+
+    manifest.json             what was fitted, on what, with what; the checksum of every other file
+    encoder.safetensors       backbone and projection
+    scorer.<name>.safetensors each branch
+    statistics.safetensors    what maps are standardised by
+    picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
+    calibration.json          score of every calibration photo
+    reference/                some calibration photos
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from anomaly.calibration import Calibration
+from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
+from anomaly.detector import Detector
+from anomaly.errors import AnomalyError, BundleError
+from anomaly.maps import MapStatistics
+from anomaly.models.autoencoder import PixelAutoencoder
+from anomaly.models.backbones import build_backbone
+from anomaly.models.encoder import Encoder
+from anomaly.render import png_bytes
+from anomaly.scorers import build_scorers
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+LARGEST = 4 * 2**30
+"""Bytes above which a file of a bundle is not read."""
+
+Json = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model folder that was read and found whole."""
+
+    path: Path
+    manifest: Json
+    detector: Detector
+    calibration_photos: list[Json]
+    """path, sha256, group and image_score of each calibration photo."""
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the manifest, and through its checksums of everything."""
+        return str(self.manifest["checksum"])
+
+
+def write_bundle(
+    folder: Path, detector: Detector, facts: Json, calibration_photos: list[Json], reference: list[Any]
+) -> None:
+    """Write the model into the new folder `folder`, whole or not at all.
+
+    `facts` (versions, data, timings ...) become part of the manifest; `reference` photos (H, W, 3) uint8
+    are kept beside it.
+    """
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "reference").mkdir(parents=True)
+    files = {"encoder.safetensors": save_tensors(_plain(detector.encoder.state_dict()))}
+    for name, scorer in detector.scorers.items():
+        files[f"scorer.{name}.safetensors"] = save_tensors(_plain(scorer.state()))
+    statistics: Tensors = {}
+    for name, values in detector.statistics.items():
+        statistics[f"{name}.mean"] = torch.from_numpy(values.mean)
+        statistics[f"{name}.spread"] = torch.from_numpy(values.spread)
+    files["statistics.safetensors"] = save_tensors(_plain(statistics))
+    if detector.picture is not None:
+        files["picture.safetensors"] = save_tensors(_plain(detector.picture.state_dict()))
+    files["calibration.json"] = json.dumps(calibration_photos, indent=1, ensure_ascii=False).encode()
+    for index, photo in enumerate(reference):
+        files[f"reference/{index}.png"] = png_bytes(photo)
+    manifest: Json = {
+        "format": FORMAT,
+        "config": detector.config.model_dump(mode="json"),
+        "backbone": detector.encoder.backbone.name,
+        "geometry": asdict(detector.geometry),
+        "white_level": detector.white_level,
+        "threshold": detector.calibration.threshold,
+        **facts,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    manifest["checksum"] = _checksum(manifest)
+    files[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+    for name, data in files.items():
+        with open(fresh / name, "wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The model in `folder`. Raises BundleError in one sentence for anything that is not as it was written."""
+    manifest = read_manifest(folder)
+    files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
+    try:
+        config = RunConfig.parse(manifest["config"])
+        photos = json.loads(files["calibration.json"])
+        scores = np.array([photo["image_score"] for photo in photos], dtype=np.float64)
+        encoder = Encoder(
+            build_backbone(manifest["backbone"], weights=False),
+            config.contrastive.embedding_size,
+            config.image.tile_size,
+        )
+        encoder.load_state_dict(_tensors(files, "encoder.safetensors"))
+        scorers = build_scorers(config.scorers)
+        for name, scorer in scorers.items():
+            scorer.restore(_tensors(files, f"scorer.{name}.safetensors"))
+        loaded = _tensors(files, "statistics.safetensors")
+        statistics = {
+            name: MapStatistics(loaded[f"{name}.mean"].numpy(), loaded[f"{name}.spread"].numpy())
+            for name in scorers
+        }
+        picture = None
+        if "picture.safetensors" in files:
+            weights = _tensors(files, "picture.safetensors")
+            picture = PixelAutoencoder(len(weights["decoder.0.weight"][0]))
+            picture.load_state_dict(weights)
+            picture.eval()
+        calibration = Calibration(np.sort(scores), config.calibration, float(manifest["threshold"]))
+        detector = Detector(
+            config,
+            Geometry(**manifest["geometry"]),
+            manifest["white_level"],
+            encoder.eval(),
+            scorers,
+            statistics,
+            calibration,
+            picture,
+        )
+    except BundleError:
+        raise
+    except (AnomalyError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BundleError(f"{folder} does not hold a model that fits together ({reason}): fit it again") from None
+    return Bundle(folder, manifest, detector, photos)
+
+
+def read_manifest(folder: Path) -> Json:
+    """The checked manifest of a model folder."""
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"{folder} is not a model: it has no {MANIFEST}; make one with `anomaly fit`")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes(), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{folder / MANIFEST} cannot be read ({error}): restore the model") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise BundleError(f"{folder / MANIFEST} is not the manifest of a model: restore the model")
+    if manifest["format"] > FORMAT:
+        raise BundleError(
+            f"{folder} has model format {manifest['format']}, this program reads up to {FORMAT}: upgrade anomaly"
+        )
+    if manifest.get("checksum") != _checksum(manifest):
+        raise BundleError(f"{folder / MANIFEST} was changed after it was written: restore the model")
+    return manifest
+
+
+def _read(folder: Path, name: str, digest: str) -> bytes:
+    """A file of the bundle whose bytes are those that were written."""
+    path = folder / name
+    if path.resolve() != folder.resolve() / name:
+        raise BundleError(f"{path} leads out of the model folder: restore the model")
+    try:
+        if path.stat().st_size > LARGEST:
+            raise BundleError(f"{path} is larger than any file of a model: restore the model")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}): restore the model") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise BundleError(f"{path} was changed after it was written: restore the model")
+    return data
+
+
+def _tensors(files: Mapping[str, bytes], name: str) -> Tensors:
+    """The tensors of one file; numbers that are not finite are refused."""
+    try:
+        tensors = load_tensors(files[name])
+    except SafetensorError as error:
+        raise BundleError(f"{name} is not a safetensors file ({error}): fit the model again") from None
+    for key, value in tensors.items():
+        if not torch.isfinite(value.float()).all():
+            raise BundleError(f"{name} holds numbers that are not finite in {key!r}: fit the model again")
+    return tensors
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {key: value.detach().contiguous() for key, value in tensors.items()}
+
+
+def _checksum(manifest: Json) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key stands twice")
+    return fields

@@ -1,0 +1,188 @@
+"""One `RunConfig`: the Python API, YAML files and the command line all end in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+
+from anomaly.errors import ConfigError, nearest
+
+DEFAULT_SCORERS = ("reconstruction", "embedding")
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown fields are refused, fields never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    layout: str = "auto"
+    """How the folder is read: auto, or a name that `anomaly components` lists."""
+    calibration_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    """Share of the normal photos held out for calibration. More are taken, up to half of them, where
+    `calibration.target_fpr` needs more."""
+    max_megapixels: Annotated[float, Field(gt=0)] = 100.0
+
+
+class ImageConfig(Section):
+    image_size: Literal["auto"] | Annotated[int, Field(ge=32)] = "auto"
+    """Long side of the working photo in pixels; auto chooses it from the training photos."""
+    tile_size: Annotated[int, Field(ge=128, multiple_of=32)] = 1024
+    """Working photos larger than this are passed through the backbone tile by tile."""
+
+
+class ContrastiveConfig(Section):
+    """The contrastive encoder, and the two dials that decide which features it keeps."""
+
+    embedding_size: Annotated[int, Field(ge=2, le=2048)] = 128
+    augmentation_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    steps: Annotated[int, Field(ge=1)] = 400
+    views: Annotated[int, Field(ge=2)] = 256
+    """Pairs of augmented views that are drawn from the training photos."""
+    patches: Annotated[int, Field(ge=16)] = 1024
+    """Patch pairs a step in the NT-Xent loss."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    backbone_steps: Annotated[int, Field(ge=1)] = 600
+    """Steps that train the backbone as well, where it has no pretrained weights."""
+    backbone_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+
+
+class FusionConfig(Section):
+    by_position: Literal["auto", "always", "never"] = "auto"
+    """Whether a map is standardised at each position or as a whole; auto decides from normal photos."""
+    top_share: Share = 0.01
+    """The image score is the mean of this share of the anomaly map, its largest values."""
+
+
+class CalibrationConfig(Section):
+    target_fpr: Share = 0.05
+    guarantee: Literal["marginal", "training_conditional"] = "marginal"
+    confidence: Share = 0.95
+
+
+class TrackingConfig(Section):
+    enabled: bool = True
+    uri: str | None = None
+    """MLflow tracking address; without it MLFLOW_TRACKING_URI, and without that a local SQLite file."""
+    experiment: str = "anomaly"
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds after which a server that does not answer is left alone."""
+
+
+class RunConfig(Section):
+    """Everything that decides what `fit` does. `configs/default.yaml` spells every field."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = DataConfig()
+    image: ImageConfig = ImageConfig()
+    backbone: str = "auto"
+    """auto, none, efficientnet_lite0, timm:<name>, or the path of a safetensors file of timm weights."""
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    scorers: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    """The branches of the detector: name -> options. What is left out of a file stays on; null is off."""
+    picture_steps: Annotated[int, Field(ge=0)] = 200
+    """Steps of the pixel autoencoder that draws what the model expected to see; 0 draws nothing."""
+    fusion: FusionConfig = FusionConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @field_validator("scorers")
+    @classmethod
+    def _known_scorers(cls, options: dict[str, Any]) -> dict[str, Section]:
+        from anomaly.scorers import SCORERS
+
+        merged = {name: {} for name in DEFAULT_SCORERS} | options
+        chosen = {name: fields for name, fields in merged.items() if fields is not None}
+        if not chosen:
+            raise ConfigError("every scorer is switched off: leave at least one of them on")
+        return {
+            name: _parse(SCORERS.get(name).Config, fields, f"scorers.{name}.") for name, fields in chosen.items()
+        }
+
+    @field_serializer("scorers")
+    def _plain_scorers(self, scorers: dict[str, Section]) -> dict[str, Any]:
+        off = {name: None for name in DEFAULT_SCORERS if name not in scorers}
+        return {name: section.model_dump(mode="json") for name, section in scorers.items()} | off
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> RunConfig:
+        """Configuration from a YAML file and `section.key=value` overrides, which win over it."""
+        fields: dict[str, Any] = {}
+        if path is not None:
+            fields = _read_yaml(path)
+        for override in overrides:
+            _set(fields, override)
+        return cls.parse(fields)
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> RunConfig:
+        """Validated configuration. Raises ConfigError with one sentence for the first problem."""
+        return _parse(cls, fields)
+
+    def flat(self) -> dict[str, Any]:
+        """`{"section.key": value}` for every field."""
+        return _flatten(self.model_dump(mode="json"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path} must hold sections such as `contrastive:`, see configs/default.yaml")
+    return fields
+
+
+def _set(fields: dict[str, Any], override: str) -> None:
+    """Put `section.key=value` into nested `fields`; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes section.key=value, got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = fields.get(section)
+        fields[section] = inner if isinstance(inner, dict) else {}
+        fields = fields[section]
+    fields[last] = value
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _parse(section: type[S], fields: Any, prefix: str = "") -> S:
+    try:
+        return section.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+    where = prefix + ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+        cure = nearest(str(problem["loc"][-1]), section.model_fields)
+        raise ConfigError(f"there is no field {where!r}: {cure}")
+    raise ConfigError(f"{where or 'configuration'} = {problem.get('input')!r}: {problem['msg'].lower()}")
+
+
+def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            out |= _flatten(value, f"{prefix}{name}.")
+        else:
+            out[prefix + name] = value
+    return out

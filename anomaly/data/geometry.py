@@ -1,0 +1,62 @@
+"""Which size a photo is judged at, and the way back from a map of patches to the photo's own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Size = tuple[int, int]
+
+AREA = 512 * 512
+"""Pixels of the working photo that `image_size: auto` aims at; smaller photos keep their own size."""
+SAME_SHAPE = 0.05
+"""Photos whose aspect ratios differ by less than this share show one product at one framing."""
+SMALLEST = 32
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Aspect ratio is always kept. Photos of one framing get one long side; where framings differ
+    (crops of one camera), every photo is scaled by the same factor, so that texture keeps its scale."""
+
+    image_size: int
+    """Long side of the median training photo at the working size, in px."""
+    factor: float | None = None
+    """Working px per photo px where framings differ; None where every photo gets `image_size`."""
+
+    @classmethod
+    def choose(cls, sizes: Sequence[Size], image_size: int | Literal["auto"]) -> Geometry:
+        """The geometry for training photos of these (H, W)."""
+        height, width = np.median(np.asarray(sizes), axis=0)
+        long_side = max(height, width)
+        scale = min(1.0, float(np.sqrt(AREA / (height * width)))) if image_size == "auto" else image_size / long_side
+        ratios = np.log([w / h for h, w in sizes])
+        one_framing = float(np.ptp(np.percentile(ratios, [5, 95]))) < SAME_SHAPE
+        return cls(max(SMALLEST, round(scale * long_side)), None if one_framing else float(scale))
+
+    def working_size(self, size: Size) -> Size:
+        """(H, W) of a photo -> (H, W) it is judged at."""
+        scale = self.factor or self.image_size / max(size)
+        return max(SMALLEST, round(scale * size[0])), max(SMALLEST, round(scale * size[1]))
+
+    def working(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The photo (H, W, 3) at its working size."""
+        height, width = self.working_size(photo.shape[:2])  # type: ignore[arg-type]
+        if (height, width) == photo.shape[:2]:
+            return photo
+        shrinks = height * width < photo.shape[0] * photo.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(photo, (width, height), interpolation=method), dtype=np.uint8)
+
+    def to_photo(self, patches: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+        """A map of patches (h, w) -> the photo's own (H, W): what lights up lies where it lights up."""
+        height, width = self.working_size(size)
+        h, w = patches.shape
+        cell = max(-(-height // h), -(-width // w))
+        grid = cv2.resize(patches, (w * cell, h * cell), interpolation=cv2.INTER_LINEAR)[:height, :width]
+        return np.asarray(cv2.resize(grid, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)

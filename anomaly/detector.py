@@ -1,0 +1,94 @@
+"""The fitted model: a photo goes in; an anomaly map and one score come out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly.calibration import Calibration
+from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
+from anomaly.data.images import read_image
+from anomaly.maps import Map, MapStatistics, resize, top_mean
+from anomaly.models.autoencoder import PixelAutoencoder
+from anomaly.models.encoder import Encoder
+from anomaly.models.picture import expected_picture
+from anomaly.scorers import PatchMaps, Scorer
+
+Photo = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one photo scores. Maps are of patches (h, w), raw: never clamped, never scaled by the run."""
+
+    image_score: float
+    anomaly_map: Map
+    branch_scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Everything that judging a photo takes; what it does is fixed when it is fitted."""
+
+    config: RunConfig
+    geometry: Geometry
+    white_level: float | None
+    encoder: Encoder
+    scorers: Mapping[str, Scorer[Any]]
+    statistics: Mapping[str, MapStatistics]
+    calibration: Calibration
+    picture: PixelAutoencoder | None
+
+    def read(self, path: Path) -> Photo:
+        """The photo at `path`, (H, W, 3) uint8, read as the training photos were. Raises ImageError."""
+        limit = self.config.data.max_megapixels
+        return read_image(path, white_level=self.white_level, max_megapixels=limit)
+
+    def score(self, photo: Photo) -> Scores:
+        """Scores of one photo (H, W, 3) uint8 of any size. A photo's score depends on nothing but it."""
+        return self.combine(self.branch_maps(photo))
+
+    def branch_maps(self, photo: Photo) -> dict[str, Map]:
+        """Patch scores of each branch as its scorer gives them, not standardised."""
+        return score_patches(self.scorers, self.encoder.maps(self.geometry.working(photo)))
+
+    def combine(self, maps: Mapping[str, Map]) -> Scores:
+        """Standardise and fuse the maps of the branches."""
+        standard = {name: self.statistics[name].standardise(values) for name, values in maps.items()}
+        return fuse(standard, self.config.fusion.top_share)
+
+    def full_map(self, scores: Scores, photo: Photo) -> Map:
+        """The anomaly map at the photo's own size (H, W)."""
+        return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2])  # type: ignore[arg-type]
+
+    def expected(self, photo: Photo) -> Photo | None:
+        """What the pixel autoencoder expected to see, at a small size; None where none was trained."""
+        return None if self.picture is None else expected_picture(self.picture, photo)
+
+
+def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[str, Map]:
+    """Patch scores (h, w) of each scorer on one photo's maps."""
+    return {name: scorer.score(getattr(maps, scorer.input)).numpy() for name, scorer in scorers.items()}
+
+
+def fuse(standard: Mapping[str, Map], top_share: float) -> Scores:
+    """Mean of the standardised maps, on the finest grid of them; its top share is the image score."""
+    size = max((values.shape for values in standard.values()), key=lambda shape: shape[0] * shape[1])
+    fused = np.mean([resize(values, size) for values in standard.values()], axis=0, dtype=np.float32)
+    branches = {name: top_mean(values, top_share) for name, values in standard.items()}
+    return Scores(top_mean(fused, top_share), fused, branches)
+
+
+def use_threads(count: int) -> None:
+    """Let torch and faiss use `count` threads."""
+    import faiss
+
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)

@@ -1,0 +1,258 @@
+"""fit: good photos -> train | calibration -> encoder, scorers, statistics, threshold -> a detector."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly.calibration import Calibration, photos_needed
+from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
+from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
+from anomaly.data.splits import split_calibration
+from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
+from anomaly.errors import CalibrationError, DataError, ImageError
+from anomaly.maps import Map, MapStatistics, positions_help, standardise_held_out
+from anomaly.models.backbones import build_backbone
+from anomaly.models.contrastive import train_backbone, train_projection
+from anomaly.models.encoder import Encoder
+from anomaly.models.picture import train_picture
+from anomaly.models.training import Checkpoints, Progress, Silent
+from anomaly.records import Sample
+from anomaly.scorers import FitContext, Scorer, build_scorers
+
+
+@dataclass
+class FitResult:
+    """The detector, and how it came about."""
+
+    detector: Detector
+    train: list[Sample]
+    calibration: list[Sample]
+    calibration_scores: list[Scores]
+    """In the order of `calibration`, each photo standardised by the others."""
+    skipped: dict[str, str]
+    """Path of every training photo that could not be read -> why."""
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    by_position: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass
+class Fit:
+    """One run of `fit`, stage by stage. Only normal training photos are ever opened."""
+
+    config: RunConfig
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    progress: Progress = field(default_factory=Silent)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, samples: Sequence[Sample]) -> FitResult:
+        """Fit a detector on the normal training photos among `samples`.
+
+        Raises DataError where there are too few readable photos, CalibrationError where they cannot
+        support the threshold that was asked for.
+        """
+        config = self.config
+        good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
+        with self._timed("reading"):
+            white_level = white_level_of(
+                [sample.path for sample in good], max_megapixels=config.data.max_megapixels
+            )
+            good, sizes, skipped = self._readable(good, white_level)
+            train, held_out = self._split(good)
+            geometry = Geometry.choose([sizes[sample] for sample in train], config.image.image_size)
+            photos = self._photos(train, white_level, geometry, "training photos")
+            held_out_photos = self._photos(held_out, white_level, geometry, "calibration photos")
+        encoder, features = self._encoder(photos)
+        scorers = self._scorers(encoder, features, photos)
+        del features
+        with self._timed("picture"):
+            picture = None
+            if config.picture_steps:
+                picture, self.losses["picture"] = train_picture(
+                    photos,
+                    config.picture_steps,
+                    seed=config.seed,
+                    checkpoints=self.checkpoints,
+                    progress=self.progress,
+                )
+        with self._timed("calibration"):
+            maps = self._held_out_maps(encoder, scorers, held_out_photos)
+            statistics, by_position, scores = self._standardise(maps)
+            threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
+        detector = Detector(config, geometry, white_level, encoder, scorers, statistics, threshold, picture)
+        return FitResult(
+            detector, train, held_out, scores, skipped, self.losses, self.seconds, by_position
+        )
+
+    def _readable(
+        self, samples: list[Sample], white_level: float | None
+    ) -> tuple[list[Sample], dict[Sample, tuple[int, int]], dict[str, str]]:
+        """The samples whose photos can be read, their (H, W), and why the others cannot."""
+        sizes: dict[Sample, tuple[int, int]] = {}
+        skipped: dict[str, str] = {}
+        limit = self.config.data.max_megapixels
+        for done, sample in enumerate(samples, start=1):
+            try:
+                photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
+                sizes[sample] = photo.shape[:2]  # type: ignore[assignment]
+            except ImageError as error:
+                skipped[str(sample.path)] = str(error)
+            self.progress.step("checking photos", done, len(samples))
+        if len(sizes) < 2:
+            reasons = f"; the first that could not be read: {next(iter(skipped.values()))}" if skipped else ""
+            raise DataError(f"training needs good photos, got {len(sizes)} that can be read{reasons}: add photos")
+        return list(sizes), sizes, skipped
+
+    def _split(self, good: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """(train, calibration): as many held out as asked for, or as the threshold needs, up to half."""
+        needed = photos_needed(self.config.calibration)
+        fraction = min(0.5, max(self.config.data.calibration_fraction, needed / len(good)))
+        train, held_out = split_calibration(good, fraction, self.config.seed)
+        if len(held_out) < needed:
+            if len({sample.group for sample in good} - {None}) > 1:
+                fraction = 0.5
+                train, held_out = split_calibration(good, fraction, self.config.seed)
+        if len(held_out) < needed:
+            Calibration.of(np.zeros(len(held_out)), self.config.calibration)  # raises, with the cure
+            raise CalibrationError(f"{needed} calibration photos are needed, got {len(held_out)}: add photos")
+        if len({fingerprint(sample.path) for sample in train}) < 2:
+            raise DataError("all training photos are the same photo: add photos of different good parts")
+        return train, held_out
+
+    def _photos(
+        self, samples: list[Sample], white_level: float | None, geometry: Geometry, stage: str
+    ) -> list[Photo]:
+        """Working photos of `samples`, in order."""
+        photos = []
+        for done, sample in enumerate(samples, start=1):
+            limit = self.config.data.max_megapixels
+            photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
+            photos.append(geometry.working(photo))
+            self.progress.step(stage, done, len(samples))
+        return photos
+
+    def _encoder(self, photos: list[Photo]) -> tuple[Encoder, list[Tensor]]:
+        """The trained encoder, and the raw features (C, h, w) float16 of the training photos."""
+        config = self.config
+        backbone = build_backbone(config.backbone, seed=config.seed)
+        encoder = Encoder(backbone, config.contrastive.embedding_size, config.image.tile_size)
+        if not backbone.pretrained:
+            with self._timed("backbone"):
+                self.losses["backbone"] = train_backbone(
+                    encoder,
+                    photos,
+                    config.contrastive,
+                    seed=config.seed,
+                    checkpoints=self.checkpoints,
+                    progress=self.progress,
+                )
+        with self._timed("features"):
+            features = []
+            for done, photo in enumerate(photos, start=1):
+                features.append(encoder.raw_features(photo).half())
+                self.progress.step("features", done, len(photos))
+            encoder.standardise_by(features)
+        with self._timed("contrastive"):
+            encoder.projection.start_from(sample_patches(encoder, features, 20_000, config.seed))
+            self.losses["contrastive"] = train_projection(
+                encoder,
+                photos,
+                config.contrastive,
+                seed=config.seed,
+                checkpoints=self.checkpoints,
+                progress=self.progress,
+            )
+        return encoder.eval(), features
+
+    def _scorers(
+        self, encoder: Encoder, features: list[Tensor], photos: list[Photo]
+    ) -> dict[str, Scorer[Any]]:
+        """Every scorer, fitted on what it reads of the training photos."""
+        context = FitContext(self.config.seed, self.checkpoints, self.progress, self.losses)
+        scorers = build_scorers(self.config.scorers)
+        for name, scorer in scorers.items():
+            with self._timed(name):
+                scorer.fit(TrainingMaps(encoder, features, photos, scorer.input), context)
+        return scorers
+
+    def _held_out_maps(
+        self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]
+    ) -> dict[str, list[Map]]:
+        """Patch scores of each branch on each calibration photo."""
+        maps: dict[str, list[Map]] = {name: [] for name in scorers}
+        for done, photo in enumerate(photos, start=1):
+            for name, values in score_patches(scorers, encoder.maps(photo)).items():
+                maps[name].append(values)
+            self.progress.step("calibration", done, len(photos))
+        return maps
+
+    def _standardise(
+        self, maps: dict[str, list[Map]]
+    ) -> tuple[dict[str, MapStatistics], dict[str, bool], list[Scores]]:
+        """Statistics of each branch, whether they tell positions apart, and the held-out scores."""
+        fusion = self.config.fusion
+        statistics, by_position, standard = {}, {}, {}
+        for name, values in maps.items():
+            auto = fusion.by_position == "auto"
+            by_position[name] = positions_help(values) if auto else fusion.by_position == "always"
+            statistics[name] = MapStatistics.of(values, by_position[name])
+            standard[name] = standardise_held_out(values, by_position[name])
+        photos = range(len(next(iter(maps.values()))))
+        scores = [
+            fuse({name: values[i] for name, values in standard.items()}, fusion.top_share) for i in photos
+        ]
+        return statistics, by_position, scores
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - start, 3)
+
+
+@dataclass(frozen=True)
+class TrainingMaps(Sequence[Tensor]):
+    """What one scorer reads of the training photos, made when it is asked for: (C, h, w) float32 each."""
+
+    encoder: Encoder
+    features: list[Tensor]
+    photos: list[Photo]
+    input: str
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if self.input == "pixels":
+            return torch.from_numpy(self.photos[index]).permute(2, 0, 1).float() / 255
+        features = self.encoder.standardised(self.features[index])
+        return features if self.input == "features" else self.encoder.embed(features)
+
+
+def sample_patches(encoder: Encoder, features: list[Tensor], count: int, seed: int) -> Tensor:
+    """About `count` pooled standardised patches (N, C), spread evenly over the photos."""
+    generator = torch.Generator().manual_seed(seed)
+    share = -(-count // len(features))
+    patches = []
+    for raw in features:
+        flat = encoder.projection.pool(encoder.standardised(raw)[None])[0].flatten(1).T
+        patches.append(flat[torch.randperm(len(flat), generator=generator)[:share]])
+    return torch.cat(patches)
+
+
+def unreadable(skipped: dict[str, str]) -> str:
+    """One sentence on the training photos that were left out."""
+    first = next(iter(skipped.values()))
+    return f"{len(skipped)} photos could not be read and were left out, the first: {one_line(first)}"

@@ -1,0 +1,1 @@
+"""Networks: backbones, the contrastive encoder, the autoencoders, and the loop that trains them."""

@@ -1,0 +1,56 @@
+"""Where features come from. A backbone is one file here that registers a function building one.
+
+A backbone maps photos (B, 3, H, W) in [0, 255], H and W multiples of its `stride`, to one map of features
+(B, channels, H / stride, W / stride). It is fully convolutional, so photos of any size go through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anomaly.errors import ConfigError
+from anomaly.registry import Registry
+
+
+class Backbone(nn.Module):
+    """A feature extractor, and what is needed to build it again: `name` and, in the bundle, its weights."""
+
+    name: str
+    stride: int
+    channels: int
+    pretrained: bool
+    """False: there is nothing in it yet, the contrastive encoder trains it on the user's photos."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+BACKBONES: Registry[Callable[[str, bool], Backbone]] = Registry("backbone", package=__name__)
+"""Builders: (what stands behind the colon of the name, whether to load weights) -> Backbone."""
+
+AUTO = "efficientnet_lite0"
+
+
+def build_backbone(name: str, *, weights: bool = True, seed: int = 0) -> Backbone:
+    """The backbone called `name`: auto, none, a registered name, timm:<model>, or a weights file.
+
+    `weights=False` builds the bare architecture, to be filled from a bundle. Raises ConfigError.
+    """
+    torch.manual_seed(seed)
+    kind, _, rest = ("auto" if name == "auto" else name).partition(":")
+    if kind == "auto":
+        kind = AUTO
+    elif kind not in BACKBONES.names() and Path(name).suffix in (".safetensors", ".pth", ".pt"):
+        kind, rest = "file", name
+    if kind not in BACKBONES.names():
+        raise ConfigError(
+            f"unknown backbone {name!r}: use auto, none, {AUTO}, timm:<model>, or a .safetensors file"
+        )
+    backbone = BACKBONES.get(kind)(rest, weights)
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(not backbone.pretrained)
+    return backbone.eval()

@@ -1,0 +1,102 @@
+"""From features to patch scores. A scorer is one file here: its options beside a registered class.
+
+A scorer sees maps of numbers, never photos or paths, so each can be fitted and tested on a few hand-made
+vectors. What it reads is one of the inputs of `PatchMaps`; higher scores are more anomalous.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from anomaly.config import Section
+from anomaly.models.training import Checkpoints, Progress, Silent
+from anomaly.registry import Registry
+
+Input = Literal["features", "embedding", "pixels"]
+State = dict[str, Tensor]
+Options = TypeVar("Options", bound=Section)
+
+
+@dataclass(frozen=True)
+class PatchMaps:
+    """What the encoder makes of one photo, each (C, h, w) float32 on the same grid of patches.
+
+    `features` are standardised by channel, `embedding` is the contrastive encoder's, and `pixels` (3, H, W)
+    in [0, 1] is the working photo itself, for scorers that reconstruct it.
+    """
+
+    features: Tensor
+    embedding: Tensor
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a scorer may need beside its training maps."""
+
+    seed: int = 0
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    progress: Progress = field(default_factory=Silent)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """Where a scorer leaves the loss of every step, by name of the network."""
+
+
+class Scorer(ABC, Generic[Options]):
+    """One branch of the detector: fitted on normal photos, then a score for every patch of a new one."""
+
+    Config: ClassVar[type[Section]]
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @property
+    @abstractmethod
+    def input(self) -> Input:
+        """Which of the `PatchMaps` is read."""
+
+    @abstractmethod
+    def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
+        """Learn from `maps`, one (C, h, w) for each normal photo, sizes may differ."""
+
+    @abstractmethod
+    def score(self, values: Tensor) -> Tensor:
+        """(C, h, w) -> (h, w) float32 patch scores."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Everything learnt, as named tensors."""
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Undo `state`. Raises KeyError, ValueError or RuntimeError where tensors are missing or misfit."""
+
+
+SCORERS: Registry[type[Scorer[Any]]] = Registry("scorer", package=__name__)
+
+
+def build_scorers(options: dict[str, Any]) -> dict[str, Scorer[Any]]:
+    """One unfitted scorer for each entry of a validated `RunConfig.scorers`."""
+    return {name: SCORERS.get(name)(section) for name, section in options.items()}
+
+
+def crops(maps: Sequence[Tensor], size: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """`count` random crops (C, size, size) of `maps`; where a map is smaller its edge is repeated."""
+
+    def draw(end: int) -> int:
+        return int(torch.randint(max(end, 1), (), generator=generator))
+
+    for _ in range(count):
+        values = maps[draw(len(maps))]
+        h, w = values.shape[1:]
+        row, col = draw(h - size + 1), draw(w - size + 1)
+        crop = values[:, row : row + size, col : col + size].float()
+        short = (size - crop.shape[2], size - crop.shape[1])
+        if any(short):
+            crop = torch.nn.functional.pad(crop, (0, short[0], 0, short[1]), mode="replicate")
+        yield crop

@@ -1,0 +1,97 @@
+"""Residual of a denoising autoencoder, over features by default.
+
+Pixel reconstruction spends its capacity on high-variance appearance (Balestriero and LeCun, ICML 2024,
+arXiv 2402.11337); features standardised by channel weigh what the backbone finds telling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from anomaly.config import Section
+from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder, to_multiple
+from anomaly.models.losses import l1_ssim_loss, ssim_map
+from anomaly.models.training import train
+from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, crops
+
+
+class ReconstructionOptions(Section):
+    """Options of the reconstruction scorer."""
+
+    target: Literal["features", "pixels"] = "features"
+    bottleneck: Annotated[int, Field(ge=1)] = 32
+    """Channels of the narrowest layer."""
+    noise: Annotated[float, Field(ge=0)] = 0.3
+    """Standard deviation of the input noise: in those of a feature, or a tenth of full scale for pixels."""
+    steps: Annotated[int, Field(ge=1)] = 900
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+
+
+@SCORERS.register("reconstruction")
+class Reconstruction(Scorer[ReconstructionOptions]):
+    """Residual of a convolutional denoising autoencoder with a bottleneck."""
+
+    Config = ReconstructionOptions
+    network: FeatureAutoencoder | PixelAutoencoder
+
+    @property
+    def input(self) -> Input:
+        return self.options.target
+
+    def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
+        options = self.options
+        pixels = options.target == "pixels"
+        torch.manual_seed(context.seed)
+        self._build(maps[0].shape[0])
+        size = 8 * PixelAutoencoder.stride if pixels else 16
+        noise = 0.1 * options.noise if pixels else options.noise
+
+        def loss(generator: torch.Generator) -> Tensor:
+            clean = torch.stack(list(crops(maps, size, options.batch_size, generator)))
+            noisy = clean + noise * torch.randn(clean.shape, generator=generator)
+            rebuilt = self.network(noisy)
+            return l1_ssim_loss(rebuilt, clean) if pixels else F.mse_loss(rebuilt, clean)
+
+        context.losses["reconstruction"] = train(
+            self.network,
+            loss,
+            stage="reconstruction",
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            seed=context.seed,
+            checkpoints=context.checkpoints,
+            progress=context.progress,
+        )
+
+    def score(self, values: Tensor) -> Tensor:
+        h, w = values.shape[1:]
+        with torch.inference_mode():
+            if self.options.target == "features":
+                residual = (self.network(values[None]) - values[None]).square().mean(1)[0]
+                return residual
+            whole = to_multiple(values[None], PixelAutoencoder.stride)
+            rebuilt = self.network(whole)
+            residual = (rebuilt - whole).abs().mean(1) + (1 - ssim_map(rebuilt, whole)).mean(1) / 2
+            cells = F.avg_pool2d(residual[None], PixelAutoencoder.stride // 2)
+            return cells[0, 0, : -(-h * 2 // 16), : -(-w * 2 // 16)]
+
+    def state(self) -> State:
+        return {key: value.contiguous() for key, value in self.network.state_dict().items()}
+
+    def restore(self, state: State) -> None:
+        key = "decoder.4.bias" if self.options.target == "features" else "encoder.0.bias"
+        self._build(len(state[key]) if self.options.target == "features" else 3)
+        self.network.load_state_dict(state)
+
+    def _build(self, channels: int) -> None:
+        if self.options.target == "features":
+            self.network = FeatureAutoencoder(channels, self.options.bottleneck).eval()
+        else:
+            self.network = PixelAutoencoder(self.options.bottleneck).eval()
