@@ -48,6 +48,10 @@ class Verdict:
     regions: tuple[Region, ...] = field(default=())
     milliseconds: float | None = None
     error: str | None = None
+    heatmap: str | None = None
+    """File of the overlay, relative to the output folder; for what is not normal."""
+    anomaly_map: str | None = None
+    """File of the raw map, float32 TIFF of the photo's own size, likewise."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
