@@ -15,7 +15,7 @@ from torch import Tensor
 from anomaly.calibration import Calibration, photos_needed
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
-from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
+from anomaly.data.images import fingerprint, read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
@@ -250,9 +250,3 @@ def sample_patches(encoder: Encoder, features: list[Tensor], count: int, seed: i
         flat = encoder.projection.pool(encoder.standardised(raw)[None])[0].flatten(1).T
         patches.append(flat[torch.randperm(len(flat), generator=generator)[:share]])
     return torch.cat(patches)
-
-
-def unreadable(skipped: dict[str, str]) -> str:
-    """One sentence on the training photos that were left out."""
-    first = next(iter(skipped.values()))
-    return f"{len(skipped)} photos could not be read and were left out, the first: {one_line(first)}"

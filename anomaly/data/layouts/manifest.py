@@ -41,8 +41,8 @@ class Manifest:
 def read_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     """(line number, cells of COLUMNS, missing ones empty) of each row. Commas, semicolons or tabs.
 
-    `path` and `mask` come as absolute-or-joined paths inside the file's folder. Raises DataError with
-    the line number for what is malformed, leads out of the folder, or names a photo twice.
+    `path` and `mask` come joined to the file's folder. Raises DataError with the line number for what is
+    malformed, leads out of the folder, or names a photo twice.
     """
     if not file.is_file():
         raise DataError(f"{one_line(file)} is not a file: give a CSV manifest")
@@ -59,8 +59,11 @@ def read_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise DataError(f"{one_line(file)} cannot be read: {error.strerror}") from error
     header = [cell.strip().lower() for cell in table[0][1]] if table else []
-    if header.count("path") != 1:
-        raise DataError(f"{one_line(file)} needs one column named 'path' in its first line: add it")
+    if "path" not in header:
+        raise DataError(f"{one_line(file)} has no column 'path' in its first line: add it")
+    for column in COLUMNS:
+        if header.count(column) > 1:
+            raise DataError(f"{one_line(file)} has two columns {column!r}: remove or rename one")
     seen: dict[str, int] = {}
     rows = []
     for line, cells in table[1:]:

@@ -1,0 +1,42 @@
+"""The command line: parse, call one function, print. Heavy rooms are imported inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from anomaly.cli import components, evaluate, fit, inspect
+from anomaly.errors import AnomalyError
+
+EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
+10 anomalies found with --fail-on-anomaly, 130 interrupted; 1 only for a crash."""
+
+app = typer.Typer(
+    help="Learns what normal looks like from good photos alone, and judges every new photo.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("fit")(fit.command)
+app.command("inspect")(inspect.command)
+app.command("evaluate")(evaluate.command)
+app.command("components")(components.command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one sentence on stderr and its exit code."""
+    try:
+        app()
+    except AnomalyError as error:
+        sys.stderr.write(f"anomaly: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("anomaly: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

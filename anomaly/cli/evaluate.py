@@ -1,0 +1,57 @@
+"""anomaly evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomaly.cli.terminal import TerminalProgress, result, say
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="MVTec folder or CSV manifest with labelled test photos.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    track: Annotated[bool, typer.Option(help="Add the metrics to the model's MLflow run.")] = True,
+) -> None:
+    """Measure a model on labelled test photos."""
+    from anomaly.bundle import read_bundle
+    from anomaly.data.layouts import read_samples
+    from anomaly.evaluation import evaluate
+    from anomaly.tracking import Run
+
+    bundle = read_bundle(model)
+    samples = read_samples(data, bundle.detector.config.data.layout)
+    progress = TerminalProgress()
+    with progress.running():
+        metrics = evaluate(bundle, samples, progress=progress)
+    if track:
+        place = bundle.manifest["mlflow"]
+        if place["run_id"]:
+            config = bundle.detector.config.tracking.model_copy(update={"uri": place["uri"]})
+            run = Run(config, place["run_id"])
+            run.metrics({name: value for name, value in metrics.items() if isinstance(value, int | float)})
+            run.metrics({f"branch.{name}": value for name, value in metrics["branches"].items()})
+            if run.trouble:
+                say(f"not tracked: {run.trouble}")
+    if json_:
+        result(metrics)
+        return
+    for name, value in metrics.items():
+        if name == "per_defect_type":
+            for kind, figures in value.items():
+                say(f"  {kind}: AUROC {_figure(figures['image_auroc'])}, escapes {figures['escapes']} of {figures['n']}")
+        elif not isinstance(value, dict):
+            say(f"{name}: {_figure(value)}")
+    for path, reason in metrics["unreadable"].items():
+        say(f"left out {path}: {reason}")
+
+
+def _figure(value: object) -> str:
+    if value is None:
+        return "cannot be told from these photos"
+    if isinstance(value, tuple):
+        return f"{value[0]:.4f} to {value[1]:.4f} (95 % confidence)"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,52 @@
+"""anomaly inspect"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anomaly.cli.terminal import TerminalProgress, result, say
+
+ANOMALIES_FOUND = 10
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(help="Photos and folders of photos.")],
+    model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, heatmaps and the report.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print every verdict as a line of JSON.")] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if any photo is not normal.")
+    ] = False,
+) -> None:
+    """Judge photos: normal, anomalous, or could not be read."""
+    from anomaly.bundle import read_bundle
+    from anomaly.inspection.stream import expand, judge_all
+    from anomaly.inspection.writer import Writer
+
+    photos = expand(paths)
+    bundle = read_bundle(model)
+    progress = TerminalProgress()
+    interrupted = False
+    with Writer(out, bundle, overwrite=overwrite) as writer, progress.running():
+        try:
+            for done, judged in enumerate(judge_all(bundle.detector, photos), start=1):
+                verdict = writer.write(judged)
+                if json_:
+                    result(verdict.to_dict())
+                progress.step("photos", done, len(photos))
+        except KeyboardInterrupt:
+            interrupted = True
+        summary = writer.finish(interrupted=interrupted)
+    say(
+        f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, "
+        f"{summary['error']} could not be read\nreport: {out / 'report.html'}"
+    )
+    if interrupted:
+        say(f"interrupted after {summary['photos']} of {len(photos)} photos")
+        raise KeyboardInterrupt
+    if fail_on_anomaly and summary["normal"] < summary["photos"]:
+        raise typer.Exit(ANOMALIES_FOUND)

@@ -1,0 +1,89 @@
+"""Progress and hints on stderr, results on stdout, and interruption at a moment when nothing is half done."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+EVERY = 5.0
+"""Seconds between two lines of progress where stderr is no terminal."""
+
+
+def say(text: str) -> None:
+    """A sentence for the person at the terminal."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def result(fields: dict[str, Any]) -> None:
+    """One JSON object on a line of stdout."""
+    sys.stdout.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+class TerminalProgress:
+    """Bars with loss and time left on a terminal, a line now and then elsewhere.
+
+    Ctrl-C and SIGTERM are taken at the next step, where a checkpoint can be written; a second Ctrl-C at once.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bars = None
+        if console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description:<20}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[loss]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=console,
+            )
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._said = time.monotonic()
+        self._stop = False
+
+    @contextmanager
+    def running(self) -> Iterator[TerminalProgress]:
+        """Show progress and take signals while the block runs."""
+        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        if self._bars:
+            self._bars.start()
+        try:
+            yield self
+        finally:
+            if self._bars:
+                self._bars.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+        """Show how far `stage` is. Raises KeyboardInterrupt where that was asked for."""
+        began = self._began.setdefault(stage, time.monotonic())
+        text = "" if loss is None else f"loss {loss:.4f}"
+        if self._bars:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total, loss=text)
+            self._bars.update(self._tasks[stage], completed=done, loss=text)
+        elif done == total or time.monotonic() - self._said > EVERY:
+            self._said = time.monotonic()
+            left = (self._said - began) / done * (total - done)
+            took = f"{left:.0f} s left" if done < total else f"{self._said - began:.0f} s"
+            say(f"{stage}: {done}/{total} {text}".rstrip() + f", {took}")
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True

@@ -1,0 +1,246 @@
+"""fit: a data set in, a model folder out; resumable, tracked, and never half written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from anomaly.config import RunConfig
+from anomaly.data.images import fingerprint, one_line
+from anomaly.data.layouts import counts, describe, read_samples
+from anomaly.errors import ConfigError
+from anomaly.fitting.stages import Fit, FitResult
+from anomaly.inspection.writer import colour_ceiling
+from anomaly.models.training import Checkpoints, Progress, Silent
+from anomaly.records import Sample
+from anomaly.render import overlay, png_bytes
+from anomaly.report.charts import histogram
+from anomaly.tracking import Run
+
+LIBRARIES = ("anomaly", "torch", "timm", "faiss-cpu", "numpy", "opencv-python-headless", "albumentations")
+REFERENCE = 3
+"""Calibration photos kept with the model: a typical, a high and the highest score."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The stored model, how it came about, and what tracking said."""
+
+    bundle: Bundle
+    result: FitResult
+    tracking: Run
+
+
+def fit(
+    data: Path,
+    out: Path,
+    config: RunConfig | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    say: Say = lambda text: None,
+) -> Fitted:
+    """Fit a model on the good training photos of `data` and store it as the folder `out`.
+
+    Progress is kept in `<out>.partial` until the model is whole; `resume` goes on from there. `say` is told
+    what was found and done, in sentences. Raises AnomalyError where something cannot be used as it is.
+    """
+    config = config or RunConfig()
+    samples = read_samples(data, config.data.layout)
+    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
+    say(f"{one_line(data)}: {describe(samples)}")
+    partial = _partial(out, config, good, resume=resume, overwrite=overwrite)
+    tracking = Run(config.tracking)
+    try:
+        start = time.monotonic()
+        result = Fit(config, Checkpoints(partial), progress or Silent()).run(good)
+        result.seconds["total"] = round(time.monotonic() - start, 3)
+        if result.skipped:
+            first = next(iter(result.skipped.values()))
+            say(f"{len(result.skipped)} training photos could not be read and were left out: {first}")
+        facts = _facts(data, samples, result, tracking)
+        rows, reference = _calibration_photos(result)
+        write_bundle(out, result.detector, facts, rows, reference)
+        bundle = read_bundle(out)
+        _log(tracking, bundle, result)
+        tracking.end()
+    except BaseException as error:
+        tracking.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    shutil.rmtree(partial, ignore_errors=True)
+    return Fitted(bundle, result, tracking)
+
+
+def _partial(out: Path, config: RunConfig, good: Sequence[Sample], *, resume: bool, overwrite: bool) -> Path:
+    """The folder of half-done work, checked to belong to this very fit."""
+    if (out / MANIFEST).exists() or (out.exists() and any(out.iterdir())):
+        if not overwrite:
+            raise ConfigError(f"{one_line(out)} already exists: give another --out, or --overwrite")
+        if not (out / MANIFEST).exists():
+            raise ConfigError(f"{one_line(out)} is not a model, so it is not overwritten: give another --out")
+    partial = out.with_name(out.name + ".partial")
+    key = _identity(config, good)
+    note = partial / "fit.json"
+    if partial.exists() and resume:
+        try:
+            before = json.loads(note.read_text())["identity"]
+        except (OSError, ValueError, KeyError, TypeError):
+            before = None
+        if before != key:
+            raise ConfigError(
+                f"{one_line(partial)} was begun with other photos or another configuration: resume with those, "
+                "or start afresh with --overwrite"
+            )
+    elif partial.exists() and not overwrite:
+        raise ConfigError(
+            f"an interrupted fit lies in {one_line(partial)}: go on with --resume, or start afresh with --overwrite"
+        )
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write {one_line(partial)} ({error.strerror}): give another --out") from None
+        note.write_text(json.dumps({"identity": key}))
+    return partial
+
+
+def _identity(config: RunConfig, good: Sequence[Sample]) -> str:
+    """Hash of all that decides the result: the configuration and the training photos."""
+    fields = config.model_dump(mode="json")
+    del fields["tracking"]
+    photos = [[str(sample.path), sample.path.stat().st_size, sample.group] for sample in good if sample.path.exists()]
+    return hashlib.sha256(json.dumps([fields, photos], sort_keys=True).encode("utf-8", "replace")).hexdigest()
+
+
+def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: Run) -> dict[str, Any]:
+    """What the manifest says beside the model itself."""
+    used = [*result.train, *result.calibration]
+    hashes = sorted(fingerprint(sample.path) for sample in used)
+    found = counts(samples)
+    return {
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "data": {
+            "name": data.resolve().name,
+            "fingerprint": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            "n_train": len(result.train),
+            "n_calibration": len(result.calibration),
+            "groups": found["train_groups"],
+            "skipped": result.skipped,
+            "sha256": hashes,
+        },
+        "by_position": result.by_position,
+        "seconds": result.seconds,
+        "losses": {name: [values[0], values[-1]] for name, values in result.losses.items() if values},
+        "mlflow": {"run_id": tracking.run_id, "uri": tracking.uri},
+    }
+
+
+def _calibration_photos(result: FitResult) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Rows for the bundle, and the reference photos."""
+    rows = [
+        {
+            "path": str(sample.path),
+            "sha256": fingerprint(sample.path),
+            "group": sample.group,
+            "image_score": scores.image_score,
+            "branch_scores": scores.branch_scores,
+        }
+        for sample, scores in zip(result.calibration, result.calibration_scores, strict=True)
+    ]
+    order = np.argsort([scores.image_score for scores in result.calibration_scores])
+    places = dict.fromkeys(int(order[round(q * (len(order) - 1))]) for q in (0.5, 0.9, 1.0))
+    photos = [result.detector.read(result.calibration[i].path) for i in list(places)[:REFERENCE]]
+    return rows, photos
+
+
+def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
+    """Everything of this fit into its MLflow run: the two dials first."""
+    detector, manifest = bundle.detector, bundle.manifest
+    contrastive = detector.config.contrastive
+    run.parameters(
+        {
+            "augmentation_strength": contrastive.augmentation_strength,
+            "embedding_size": contrastive.embedding_size,
+            **detector.config.flat(),
+            "backbone.used": manifest["backbone"],
+            "image.size_used": detector.geometry.image_size,
+            **{f"by_position.{name}": value for name, value in result.by_position.items()},
+        }
+    )
+    run.tags(
+        {
+            "model_hash": bundle.model_hash,
+            "data.name": manifest["data"]["name"],
+            "data.fingerprint": manifest["data"]["fingerprint"],
+            "anomaly.version": manifest["versions"]["anomaly"],
+        }
+    )
+    for name, values in result.losses.items():
+        run.curve(f"loss.{name}", values)
+    scores = detector.calibration.scores
+    run.metrics(
+        {
+            "threshold": detector.calibration.threshold,
+            "target_fpr": detector.calibration.config.target_fpr,
+            "calibration.n": len(scores),
+            "calibration.median": float(np.median(scores)),
+            "calibration.max": float(scores.max()),
+            "n_train": len(result.train),
+            **{f"seconds.{stage}": value for stage, value in result.seconds.items()},
+        }
+    )
+    if run.trouble:
+        return
+    chart = histogram(
+        {"calibration photos": scores},
+        {"threshold": detector.calibration.threshold},
+        x_label="image score",
+        y_label="share of the photos",
+    )
+    run.text(str(chart), "score_histogram.svg")
+    threshold = detector.calibration.threshold
+    for path in sorted((bundle.path / "reference").iterdir()):
+        photo = detector.read(path)
+        values = detector.full_map(detector.score(photo), photo)
+        heat = overlay(photo, values, threshold, colour_ceiling(scores, threshold))
+        run.picture(png_bytes(heat), f"heatmaps/{path.name}")
+    run.folder(bundle.path, "model")
+
+
+def describe_fit(fitted: Fitted) -> dict[str, Any]:
+    """The result as one JSON object."""
+    detector, manifest = fitted.bundle.detector, fitted.bundle.manifest
+    return {
+        "model": os.fspath(fitted.bundle.path),
+        "model_hash": fitted.bundle.model_hash,
+        "backbone": manifest["backbone"],
+        "image_size": detector.geometry.image_size,
+        "augmentation_strength": detector.config.contrastive.augmentation_strength,
+        "embedding_size": detector.config.contrastive.embedding_size,
+        "n_train": len(fitted.result.train),
+        "n_calibration": len(fitted.result.calibration),
+        "skipped": fitted.result.skipped,
+        "threshold": detector.calibration.threshold,
+        "guarantee": detector.calibration.guarantee,
+        "by_position": fitted.result.by_position,
+        "seconds": fitted.result.seconds,
+        "mlflow": {"run_id": fitted.tracking.run_id, "uri": fitted.tracking.uri, "trouble": fitted.tracking.trouble},
+    }

@@ -1,0 +1,365 @@
+"""Probability of detection (POD) against defect size, from hits and misses.
+
+    POD(size) = g + (d - g) F(a + b log size),   F logistic or normal
+
+g is the false-call rate, estimated jointly from photos of blanks; d is what POD levels off at, 1 unless
+a likelihood-ratio test finds that large defects are missed too.
+
+Bounds: the likelihood-ratio region {theta: 2 (l_max - l(theta)) <= q}, projected on POD(size), with q the
+chi-square quantile (1 degree of freedom) of 2 * confidence - 1. Each bound is pointwise and one-sided. a90/95
+is the size at which the lower one reaches 0.90; the same number is the upper profile-likelihood bound of a90.
+
+Where the data separate, maximum likelihood has no finite answer; half the log-determinant of the Fisher
+information of (a, b) is added to l, which is Firth's penalty for the logit link.
+
+MIL-HDBK-1823A (2009); Firth, Biometrika 80 (1993); Heinze & Schemper, Stat. Med. 21 (2002), profile bounds
+under the penalty; Kosmidis & Firth, Biometrika 108 (2021), the penalty for other links; Self & Liang,
+JASA 82 (1987), the test of a parameter on its border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
+from scipy.stats import chi2
+
+from anomaly.errors import ConfigError, DataError, nearest
+from anomaly.quality.pod_likelihood import EDGE, LINKS, Floats, Likelihood
+
+Integers = NDArray[np.intp]
+Link = Literal["logit", "probit"]
+
+FEWEST_DEFECTS = 60
+"""MIL-HDBK-1823A asks for at least so many defects in a hit/miss study."""
+ASYMPTOTE_LEVEL = 0.05
+"""An upper asymptote below 1 is adopted when its test gives less than this."""
+_FARTHEST = 30.0
+"""A bound on a size is sought up to so many standard deviations of log size away."""
+_PARAMETERS = ("intercept", "slope", "false_call_rate", "upper_asymptote")
+
+
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """The likelihood around its top, and what is projected from it."""
+
+    likelihood: Likelihood
+    theta: Floats  # (4,)
+    top: float
+    centre: float
+    scale: float
+    reach: float  # square root of how far 2 * likelihood falls inside the region
+    rises: bool  # there are hits and misses, and more hits as size grows
+    bounded: bool  # no curve in the region is flat
+
+    def excess(self, z: Floats, pod: Floats) -> Floats:
+        """How far outside the region (J,) the curves with POD(z) = pod begin; below 0 where inside."""
+        start = np.tile(self.theta, (len(z), 1))
+        eta = self.likelihood.eta(self.theta, pod)
+        meets, far = np.isfinite(eta), np.abs(z) > 0.5
+        # Start from the fitted curve, shifted or turned about the mean log size until it meets (z, pod).
+        start[meets & ~far, 0] = (eta - self.theta[1] * z)[meets & ~far]
+        start[meets & far, 1] = ((eta - self.theta[0]) / np.where(far, z, 1))[meets & far]
+        value = self.likelihood.maximise(start, through=(z, pod))[1]
+        excess: Floats = np.minimum(np.sqrt(2 * np.maximum(self.top - value, 0)), 10) - self.reach
+        return excess
+
+    def curve(self, log_sizes: Floats) -> tuple[Floats, Floats, Floats]:
+        z = (log_sizes - self.centre) / self.scale
+        fitted = self.likelihood.pod(self.theta, z)
+        end = float(logit(1 - EDGE))
+        inside = np.clip(logit(fitted), -end, end)
+
+        def excess(rows: Integers, at: Floats) -> Floats:
+            return self.excess(z[rows], expit(at))
+
+        lower, upper = (expit(_crossing(excess, inside, np.full(len(z), far), 1.0)) for far in (-end, end))
+        return fitted, np.minimum(lower, fitted), np.maximum(upper, fitted)
+
+    def size_at(self, pod: float) -> float | None:
+        """Size at which the fitted curve reaches `pod`."""
+        eta = float(self.likelihood.eta(self.theta, np.array(pod)))
+        if not (self.rises and np.isfinite(eta)):
+            return None
+        return float(np.exp(self.centre + self.scale * (eta - self.theta[0]) / self.theta[1]))
+
+    def bound_at(self, pod: float, side: int) -> float | None:
+        """The least (side -1) or largest (side 1) size at which a curve of the region reaches `pod`."""
+        size = self.size_at(pod)
+        if size is None or not self.bounded:
+            return None
+
+        def excess(_: Integers, at: Floats) -> Floats:
+            return self.excess(at, np.array([pod]))
+
+        z = np.array([(np.log(size) - self.centre) / self.scale])
+        far = z + side * _FARTHEST
+        found = _crossing(excess, z, far, 0.25)
+        return None if abs(found - far)[0] < 1e-3 else float(np.exp(self.centre + self.scale * found[0]))
+
+
+def _crossing(
+    excess: Callable[[Integers, Floats], Floats], inside: Floats, outside: Floats, first: float
+) -> Floats:
+    """Where excess(rows, at) passes from below 0 to above (J,), else `outside`. Secant steps from a first one
+    of the given length, halving between the nearest inside and outside where a step strays."""
+    now = inside + np.clip(outside - inside, -first, first)
+    inside, outside, last, live = inside.copy(), outside.copy(), inside.copy(), np.arange(len(inside))
+    before = excess(live, inside)
+    for _ in range(60):
+        at, height = now[live], excess(live, now[live])
+        end = height > 0
+        outside[live[end]], inside[live[~end]] = at[end], at[~end]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = at - height * (at - last[live]) / (height - before[live])
+        inward = (step - inside[live]) * (step - outside[live]) < 0
+        now[live] = np.where(inward, step, (inside[live] + outside[live]) / 2)
+        last[live], before[live] = at, height
+        live = live[np.abs(now[live] - at) > 1e-8]
+        if not len(live):
+            break
+    return now
+
+
+@dataclass(frozen=True, eq=False)
+class PodFit:
+    """A fitted curve. Sizes are in the unit they came in; one is None where there is none, and `warnings`
+    says why. A bound holds with `confidence` on its own side: a lower and an upper one together hold with
+    2 * confidence - 1."""
+
+    link: Link
+    confidence: float
+    defects: int
+    found: int
+    parameters: dict[str, float]
+    """intercept and slope of the linear predictor on natural-log size, false_call_rate, upper_asymptote."""
+    covariance: Floats
+    """Of `parameters`, in that order; zero for one that is not estimated or lies on its border."""
+    slope_p_value: float
+    """Likelihood-ratio test that size makes no difference."""
+    asymptote_p_value: float | None
+    """Likelihood-ratio test that POD rises to 1; None where it was not made."""
+    penalised: bool
+    a50: float | None
+    a90: float | None
+    a90_95: float | None
+    method: str
+    warnings: tuple[str, ...]
+    _surface: _Surface = field(repr=False)
+
+    def curve(self, sizes: ArrayLike) -> tuple[Floats, Floats, Floats]:
+        """POD at the sizes (n,), with its lower and its upper bound."""
+        return self._surface.curve(_logs(sizes))
+
+    def size_at(self, pod: float) -> tuple[float | None, float | None, float | None]:
+        """The size that is found with probability `pod`, with its lower and its upper bound."""
+        if not 0 < pod < 1:
+            raise ConfigError(f"pod must lie between 0 and 1, got {pod:g}: ask for 0.9, say")
+        surface = self._surface
+        return surface.size_at(pod), surface.bound_at(pod, -1), surface.bound_at(pod, 1)
+
+
+def fit_pod(
+    sizes: ArrayLike,
+    hits: ArrayLike,
+    *,
+    link: Link = "logit",
+    false_calls: tuple[int, int] | None = None,
+    upper_asymptote: bool | None = None,
+    confidence: float = 0.95,
+) -> PodFit:
+    """POD against size, from the size (n,) of each defect and whether it was found (n,).
+
+    `false_calls` = (photos of blanks that were called, photos of blanks) adds a lower asymptote.
+    `upper_asymptote`: None tests whether POD levels off below 1, True estimates where, False takes 1.
+    """
+    if link not in get_args(Link):
+        raise ConfigError(f"link {link!r} is not known: {nearest(str(link), get_args(Link))}")
+    if not 0.5 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0.5 and 1, got {confidence:g}: 0.95 is usual")
+    logs, found = _logs(sizes), _found(hits)
+    if len(logs) != len(found):
+        raise DataError(f"{len(logs)} sizes came with {len(found)} hits: give one of each for every defect")
+    if np.all(logs == logs[0]):
+        raise DataError("all defects have one size: POD against size needs defects of several sizes")
+    centre, scale = float(np.mean(logs)), float(np.std(logs))
+    likelihood = _likelihood((logs - centre) / scale, found, link, false_calls)
+
+    asymptote_p = None
+    separated = _separated(logs, found)
+    if not separated and upper_asymptote is not False:
+        lifted = replace(likelihood, ceiling=True)
+        gain = lifted.fitted()[1] - likelihood.fitted()[1]
+        asymptote_p = float(chi2.sf(2 * max(gain, 0), 1) / 2)
+        likelihood = lifted if upper_asymptote or asymptote_p < ASYMPTOTE_LEVEL else likelihood
+    theta, top = likelihood.fitted()
+    if separated or not likelihood.graded(theta):
+        likelihood = replace(likelihood, penalised=True)
+        theta, top = likelihood.fitted()
+    level = replace(likelihood, ceiling=False).maximise(np.array([[0, 0, theta[2], 1]]), flat=True)[1]
+    slope_ratio = 2 * max(top - float(level[0]), 0)
+
+    reach = float(np.sqrt(chi2.ppf(2 * confidence - 1, 1)))
+    rises = bool(theta[1] > 0 and found.any() and not found.all())
+    surface = _Surface(likelihood, theta, top, centre, scale, reach, rises, rises and slope_ratio > reach**2)
+    to_log_size = np.eye(4)
+    to_log_size[:2, 1] = -centre / scale, 1 / scale
+    fit = PodFit(
+        link=link,
+        confidence=confidence,
+        defects=len(logs),
+        found=int(found.sum()),
+        parameters=dict(zip(_PARAMETERS, map(float, to_log_size @ theta), strict=True)),
+        covariance=to_log_size @ likelihood.covariance(theta) @ to_log_size.T,
+        slope_p_value=float(chi2.sf(slope_ratio, 1)),
+        asymptote_p_value=asymptote_p,
+        penalised=likelihood.penalised,
+        a50=surface.size_at(0.5),
+        a90=surface.size_at(0.9),
+        a90_95=surface.bound_at(0.9, 1),
+        method="",
+        warnings=(),
+        _surface=surface,
+    )
+    return replace(fit, method=_method(fit, false_calls), warnings=tuple(_warnings(fit, logs, found)))
+
+
+def _numbers(values: ArrayLike, what: str) -> Floats:
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"{what} must be a list of numbers, one for each defect") from None
+    if numbers.ndim != 1 or not len(numbers):
+        raise DataError(f"{what} must be a list of numbers, one for each defect, and not be empty")
+    return numbers
+
+
+def _logs(sizes: ArrayLike) -> Floats:
+    values = _numbers(sizes, "sizes")
+    if not np.all(np.isfinite(values) & (values > 0)):
+        raise DataError("POD is fitted on log size: every size must be a number above 0; drop the others")
+    return np.log(values)
+
+
+def _found(hits: ArrayLike) -> Floats:
+    values = _numbers(hits, "hits")
+    if not np.all(np.isin(values, (0, 1))):
+        raise DataError(
+            "hits must be 1 (found) or 0 (missed) for each defect: hold scores to a threshold first"
+        )
+    return values
+
+
+def _likelihood(z: Floats, found: Floats, link: Link, false_calls: tuple[int, int] | None) -> Likelihood:
+    """One row for each distinct size, and one for the blanks."""
+    distinct, index = np.unique(z, return_inverse=True)
+    weight = np.bincount(index).astype(float)
+    share = np.bincount(index, weights=found) / weight
+    defect = np.ones(len(distinct))
+    if false_calls is not None:
+        calls, blanks = false_calls
+        if not 0 <= calls <= blanks or blanks < 1:
+            raise DataError(
+                f"false_calls says {calls} calls on {blanks} blanks: give (calls, blanks), at least one blank"
+            )
+        if calls == blanks:
+            raise DataError(f"all {blanks} blanks were called, so a hit says nothing: raise the threshold")
+        distinct, defect = np.append(distinct, 0.0), np.append(defect, 0.0)
+        weight, share = np.append(weight, blanks), np.append(share, calls / blanks)
+    return Likelihood(distinct, share, weight, defect, LINKS[link], blanks=false_calls is not None)
+
+
+def _separated(logs: Floats, found: Floats) -> bool:
+    """Whether some size splits hits from misses, so that the likelihood has no finite maximum."""
+    hit, missed = logs[found == 1], logs[found == 0]
+    if not len(hit) or not len(missed):
+        return True
+    return bool(missed.max() <= hit.min() or hit.max() <= missed.min())
+
+
+def _method(fit: PodFit, false_calls: tuple[int, int] | None) -> str:
+    estimate = "Firth's penalised likelihood" if fit.penalised else "maximum likelihood"
+    floor = "no false calls assumed"
+    if false_calls is not None:
+        floor = f"false-call rate estimated jointly from {false_calls[0]} calls on {false_calls[1]} blanks"
+    ceiling = "estimated" if fit._surface.likelihood.ceiling else "1"
+    if fit.asymptote_p_value is not None:
+        ceiling += f" (likelihood-ratio test against 1: p = {fit.asymptote_p_value:.3g})"
+    return (
+        f"{fit.link} of POD on log size by {estimate}; {floor}; upper asymptote {ceiling}. Bounds: the "
+        f"likelihood-ratio region 2 (l_max - l) <= {fit._surface.reach**2:.3f} (chi-square, 1 degree of "
+        f"freedom) projected on POD(size), pointwise and one-sided at {fit.confidence:.1%}; a90/95 is the "
+        "size at which the lower bound reaches 0.90."
+    )
+
+
+def _warnings(fit: PodFit, logs: Floats, found: Floats) -> Iterator[str]:
+    n, surface = fit.defects, fit._surface
+    small, large = float(np.exp(logs.min())), float(np.exp(logs.max()))
+    if n < FEWEST_DEFECTS:
+        yield (
+            f"{n} defects are few: MIL-HDBK-1823A asks for {FEWEST_DEFECTS} in a hit/miss study, and below "
+            f"that the bounds are approximate; bring {FEWEST_DEFECTS - n} more."
+        )
+    if found.all():
+        yield (
+            f"All {n} defects were found, so the data do not show where detection ends, and a50 and a90 "
+            f"cannot be placed. Over these sizes POD is {(1 - fit.confidence) ** (1 / n):.3f} or more on "
+            f"average; add defects smaller than {small:.3g} until some are missed."
+        )
+    elif not found.any():
+        yield (
+            f"All {n} defects were missed, so the data do not show where detection begins, and a50 and a90 "
+            f"cannot be placed. Add defects larger than {large:.3g} until some are found."
+        )
+    elif not surface.rises:
+        yield (
+            "Larger defects are not found more often than small ones, so no size can be given: check that "
+            "sizes and hits belong together, and that size is what matters."
+        )
+    else:
+        yield from _warnings_on_sizes(fit, small, large)
+
+
+def _warnings_on_sizes(fit: PodFit, small: float, large: float) -> Iterator[str]:
+    surface, top = fit._surface, fit.parameters["upper_asymptote"]
+    p_value = f"likelihood-ratio test p = {fit.asymptote_p_value or 0:.2g}"
+    if fit.penalised:
+        yield (
+            "The best fit is a step from misses to hits, where maximum likelihood has no finite slope: "
+            "Firth's penalised likelihood was used; add defects of about the size of the step."
+        )
+    if not surface.bounded:
+        yield (
+            f"Chance could explain the effect of size (p = {fit.slope_p_value:.2g}), so there is no a90/95: "
+            "add defects, above all where misses turn to hits."
+        )
+    if top <= 0.9:
+        yield (
+            f"POD levels off at {top:.3f} ({p_value}) and never reaches 0.90, so there is no a90 at any "
+            "size: look at the large defects that were missed."
+        )
+    elif top < 1:
+        yield f"POD levels off at {top:.3f} ({p_value}): look at the large defects that were missed."
+    if surface.bounded and fit.a90 is not None and fit.a90_95 is None:
+        yield (
+            "The lower bound of POD reaches 0.90 at no size, so there is no a90/95: add defects larger than "
+            f"{fit.a90:.3g}."
+        )
+    if fit.parameters["false_call_rate"] >= 0.5:
+        yield "Blanks are called as often as not, so hits say little about defects: raise the threshold."
+    elif surface.likelihood.pod(surface.theta, (np.log(small) - surface.centre) / surface.scale) > 0.5:
+        yield (
+            f"The smallest defect ({small:.3g}) is already found more often than not, so the lower end of "
+            "the curve is extrapolated: add smaller defects."
+        )
+    for name, size in (("a50", fit.a50), ("a90", fit.a90), ("a90/95", fit.a90_95)):
+        if size is not None and size > large:
+            yield (
+                f"{name} = {size:.3g} lies beyond the largest defect ({large:.3g}) and is extrapolated: add "
+                "larger defects."
+            )

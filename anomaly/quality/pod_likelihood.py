@@ -1,0 +1,236 @@
+"""Binomial likelihood of a probability-of-detection curve with asymptotes, and its maximum.
+
+    P(z) = g + (d - g) F(a + b z),   theta = (a, b, g, d),   z standardised log size
+
+Fisher scoring on many theta at once, so that a profile is a batch and not a loop. The penalty for separated
+data is half the log-determinant of the Fisher information of (a, b): Firth, Biometrika 80 (1993), for the
+logit; Kosmidis & Firth, Biometrika 108 (2021), for other links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit, ndtr, ndtri
+
+Floats = NDArray[np.float64]
+Target = tuple[Floats, Floats] | None
+
+EDGE = 1e-9
+"""Nearest that a probability asked for comes to 0 or 1."""
+_FLOOR = 1e-12
+_NARROWEST = 1e-3  # between the asymptotes
+_LOW, _HIGH = np.array([-np.inf, -np.inf, 0, 0]), np.array([np.inf, np.inf, 1, 1])
+
+
+class LinkFunctions(NamedTuple):
+    cdf: Callable[[Floats], Floats]
+    density: Callable[[Floats], Floats]
+    log_density_slope: Callable[[Floats], Floats]
+    quantile: Callable[[Floats], Floats]
+
+
+LINKS = {
+    "logit": LinkFunctions(expit, lambda e: expit(e) * expit(-e), lambda e: -np.tanh(e / 2), logit),
+    "probit": LinkFunctions(ndtr, lambda e: np.exp(-e * e / 2) / np.sqrt(2 * np.pi), np.negative, ndtri),
+}
+
+
+class _Terms(NamedTuple):
+    """Of each theta at each data row, (J, n)."""
+
+    f: Floats
+    below: Floats  # F
+    above: Floats  # 1 - F
+    pod: Floats
+    miss: Floats  # 1 - pod
+    information: Floats  # of the linear predictor
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """Data in rows (n,), as one row for each distinct size and one for the blanks."""
+
+    z: Floats
+    share: Floats
+    """Share of hits in the row."""
+    weight: Floats
+    """Defects, or blanks, in the row."""
+    defect: Floats
+    """1 where the row is of defects, 0 where of blanks."""
+    link: LinkFunctions
+    blanks: bool = False
+    """g is estimated, else 0."""
+    ceiling: bool = False
+    """d is estimated, else 1."""
+    penalised: bool = False
+
+    def pod(self, theta: Floats, z: Floats) -> Floats:
+        a, b, g, d = theta.T
+        pod: Floats = g + (d - g) * self.link.cdf(a + b * z)
+        return pod
+
+    def eta(self, theta: Floats, pod: Floats) -> Floats:
+        """Linear predictor (J,) at which the curve theta (4,) has `pod`; not finite where it never has."""
+        share = (pod - theta[2]) / (theta[3] - theta[2])
+        eta: Floats = np.where((share > 0) & (share < 1), self.link.quantile(np.clip(share, 0, 1)), np.nan)
+        return eta
+
+    def value(self, theta: Floats) -> Floats:
+        """Log-likelihood (J,) of theta (J, 4), with the penalty."""
+        t = self._terms(theta)
+        value: Floats = (self.share * np.log(t.pod) + (1 - self.share) * np.log(t.miss)) @ self.weight
+        if self.penalised:
+            value = value + 0.5 * np.log(self._determinant(t.information)[0])
+        return np.where(theta[:, 3] - theta[:, 2] > _NARROWEST, value, -np.inf)
+
+    def score(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Gradient (J, 4) of `value`, and the expected information (J, 4, 4) without the penalty."""
+        t = self._terms(theta)
+        spread = (theta[:, 3] - theta[:, 2])[:, None]
+        by_eta = spread * t.f
+        slopes = np.stack([by_eta, by_eta * self.z, t.above, t.below], axis=2)
+        residual = self.weight * (self.share / t.pod - (1 - self.share) / t.miss)
+        gradient = np.sum(residual[:, :, None] * slopes, axis=1)
+        information = np.swapaxes(slopes, 1, 2) @ (slopes * (self.weight / (t.pod * t.miss))[:, :, None])
+        if self.penalised:
+            half = 0.5 * t.information * self._determinant(t.information)[1]
+            tilt = 1 / t.pod - 1 / t.miss
+            eta = 2 * self.link.log_density_slope(theta[:, :1] + theta[:, 1:2] * self.z) - by_eta * tilt
+            by = [eta, eta * self.z, -2 / spread - t.above * tilt, 2 / spread - t.below * tilt]
+            gradient = gradient + np.sum(half[:, :, None] * np.stack(by, axis=2), axis=1)
+        return gradient, information
+
+    def fitted(self) -> tuple[Floats, float]:
+        """The maximum: theta (4,), value. An asymptote can make several tops, so several starts are taken."""
+        floor = min(float(self.share[-1]), 0.5) if self.blanks else 0.0
+        theta, value = replace(self, ceiling=False).maximise(np.array([[0.0, 1.0, floor, 1.0]]))
+        if self.asymptotes:
+            steeper, ceiling = np.array([1, 1, 2, 4]), np.array([0.99, 0.9, 0.8, 0.6])
+            starts = theta * np.stack([steeper, steeper, np.ones(4), np.ones(4)], axis=1)
+            starts[:, 3] = ceiling if self.ceiling else 1
+            theta, value = self.maximise(np.vstack([starts, theta]))
+        best = int(np.argmax(value))
+        return theta[best], float(value[best])
+
+    def maximise(self, theta: Floats, *, flat: bool = False, through: Target = None) -> tuple[Floats, Floats]:
+        """Top reached from each start (J, 4) -> theta (J, 4), value (J,).
+
+        `flat` holds b at 0. `through` = (z, pod), both (J,), admits the curves with P(z) = pod alone; where
+        the last steps leave a gap, the value is what the Lagrange multiplier expects at its end.
+        """
+        free = [0] + [1] * (not flat) + self.asymptotes
+        theta = theta * [1, not flat, 1, 1]
+        value, gap, price = self.value(theta), self._gap(theta, through), np.zeros(len(theta))
+        live = np.arange(len(theta))
+        for _ in range(60):
+            target = None if through is None else (through[0][live], through[1][live])
+            theta[live], value[live], gap[live], price[live], going = self._ascend(
+                theta[live], value[live], gap[live], price[live], free, target
+            )
+            live = live[going]
+            if not len(live):
+                break
+        return theta, value - price / 2 * np.abs(gap)
+
+    def _ascend(
+        self, theta: Floats, value: Floats, gap: Floats, price: Floats, free: list[int], through: Target
+    ) -> tuple[Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
+        """One step of Fisher scoring, halved until value - price * |gap| rises enough; last, who goes on."""
+        gradient, information = (x[:, free] for x in self.score(theta))
+        normal = self._normal(theta, through)[:, free]
+        held = np.zeros(gradient.shape, bool)
+        for _ in range(2):  # the second time without what sits on its border and would leave
+            step, multiplier = _newton(gradient, information[:, :, free], normal, gap, held)
+            held |= (theta <= _LOW)[:, free] & (step < 0) | (theta >= _HIGH)[:, free] & (step > 0)
+        price = np.maximum(price, 2 * np.abs(multiplier))
+        merit = value - price * np.abs(gap)
+        promise = np.sum(gradient * step, axis=1) + price * np.abs(gap)
+        length = np.ones(len(theta))
+        for _ in range(30):
+            trial = theta.copy()
+            trial[:, free] += length[:, None] * step
+            trial = np.clip(trial, _LOW, _HIGH)
+            reached, missed = self.value(trial), self._gap(trial, through)
+            asked = merit + 0.25 * length * promise - 1e-13 * (1 + np.abs(merit))
+            worse = ~(reached - price * np.abs(missed) >= asked)
+            if not worse.any():
+                break
+            length[worse] /= 2
+        gain = np.sum((gradient - multiplier[:, None] * normal) * step, axis=1)
+        going = ~worse & ((gain > 1e-12) | (np.abs(missed) > EDGE))
+        theta = np.where(worse[:, None], theta, trial)
+        return theta, np.where(worse, value, reached), np.where(worse, gap, missed), price, going
+
+    def graded(self, theta: Floats) -> bool:
+        """Whether some defect lies on the slope of the curve theta (4,), and not all on its flat ends."""
+        below = self._terms(theta[None]).below[0, self.defect == 1]
+        return bool(np.any(np.abs(below - 0.5) < 0.5 - 1e-6))
+
+    def covariance(self, theta: Floats) -> Floats:
+        """(4, 4) inverse expected information at theta (4,), zero for what is fixed or on its border."""
+        free = [0, 1, *(k for k in self.asymptotes if _LOW[k] < theta[k] < _HIGH[k])]
+        covariance = np.zeros((4, 4))
+        information = self.score(theta[None])[1][0]
+        covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)], hermitian=True)
+        return covariance
+
+    @property
+    def asymptotes(self) -> list[int]:
+        """Columns of theta with the asymptotes that are estimated."""
+        return [2] * self.blanks + [3] * self.ceiling
+
+    def _terms(self, theta: Floats) -> _Terms:
+        a, b, g, d = (theta[:, k, None] for k in range(4))
+        eta = a + b * self.z
+        below = self.link.cdf(eta) * self.defect
+        above = self.link.cdf(-eta) * self.defect + (1 - self.defect)
+        f = self.link.density(eta) * self.defect
+        pod = np.maximum(g + (d - g) * below, _FLOOR)
+        miss = np.maximum(1 - d + (d - g) * above, _FLOOR)
+        return _Terms(f, below, above, pod, miss, self.weight * ((d - g) * f) ** 2 / (pod * miss))
+
+    def _determinant(self, information: Floats) -> tuple[Floats, Floats]:
+        """Determinant (J,) of the information I of (a, b), and x' I^-1 x (J, n) of each row x = (1, z)."""
+        s0, s1, s2 = (np.sum(information * self.z**k, axis=1) for k in range(3))
+        determinant = np.maximum(s0 * s2 - s1**2, 1e-300)
+        quadratic = s2[:, None] - 2 * s1[:, None] * self.z + s0[:, None] * self.z**2
+        return determinant, quadratic / determinant[:, None]
+
+    def _gap(self, theta: Floats, through: Target) -> Floats:
+        """How far P(z) lies above the value asked for (J,), in logits."""
+        if through is None:
+            return np.zeros(len(theta))
+        pod = np.clip(self.pod(theta, through[0]), _FLOOR, 1 - _FLOOR)
+        gap: Floats = logit(pod) - logit(through[1])
+        return gap
+
+    def _normal(self, theta: Floats, through: Target) -> Floats:
+        """Gradient (J, 4) of the gap."""
+        if through is None:
+            return np.zeros(theta.shape)
+        z, (a, b, g, d) = through[0], theta.T
+        eta = a + b * z
+        below, above, by_eta = self.link.cdf(eta), self.link.cdf(-eta), (d - g) * self.link.density(eta)
+        odds = np.maximum((g + (d - g) * below) * (1 - d + (d - g) * above), _FLOOR)
+        normal: Floats = np.stack([by_eta, by_eta * z, above, below], axis=1) / odds[:, None]
+        return normal
+
+
+def _newton(
+    gradient: Floats, information: Floats, normal: Floats, gap: Floats, held: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """Step (J, k) that climbs while it closes the gap, and the gap's Lagrange multiplier (J,)."""
+    size = np.sqrt(np.einsum("jii->ji", information)) + 1e-6
+    scaled = information / (size[:, :, None] * size[:, None, :])
+    scaled[held[:, :, None] | held[:, None, :]] = 0
+    scaled += np.eye(size.shape[1]) * (held + 1e-10)[:, :, None]
+    sides = np.where(held[:, :, None], 0, np.stack([gradient, normal], axis=2) / size[:, :, None])
+    climb, across = np.moveaxis(np.linalg.solve(scaled, sides), 2, 0)
+    slack = np.sum(sides[:, :, 1] * across, axis=1)
+    multiplier = (np.sum(sides[:, :, 1] * climb, axis=1) + gap) / np.maximum(slack, 1e-30)
+    return (climb - multiplier[:, None] * across) / size, multiplier
