@@ -42,12 +42,12 @@ class ContrastiveConfig(Section):
     embedding_size: Annotated[int, Field(ge=2, le=2048)] = 128
     augmentation_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    steps: Annotated[int, Field(ge=1)] = 400
-    views: Annotated[int, Field(ge=2)] = 256
+    steps: Annotated[int, Field(ge=1)] = 150
+    views: Annotated[int, Field(ge=2)] = 128
     """Pairs of augmented views that are drawn from the training photos."""
-    patches: Annotated[int, Field(ge=16)] = 1024
+    patches: Annotated[int, Field(ge=16)] = 512
     """Patch pairs a step in the NT-Xent loss."""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     backbone_steps: Annotated[int, Field(ge=1)] = 600
     """Steps that train the backbone as well, where it has no pretrained weights."""
     backbone_learning_rate: Annotated[float, Field(gt=0)] = 2e-3

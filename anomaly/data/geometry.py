@@ -16,13 +16,17 @@ AREA = 512 * 512
 """Pixels of the working photo that `image_size: auto` aims at; smaller photos keep their own size."""
 SAME_SHAPE = 0.05
 """Photos whose aspect ratios differ by less than this share show one product at one framing."""
-SMALLEST = 32
+MULTIPLE = 32
+"""Working sides are multiples of this, so that no patch is made of padding."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Aspect ratio is always kept. Photos of one framing get one long side; where framings differ
-    (crops of one camera), every photo is scaled by the same factor, so that texture keeps its scale."""
+    """Aspect ratio is kept, up to rounding each side to a multiple of 32 px.
+
+    Photos of one framing get one long side; where framings differ (crops of one camera), every photo is scaled
+    by the same factor, so that texture keeps its scale.
+    """
 
     image_size: int
     """Long side of the median training photo at the working size, in px."""
@@ -37,12 +41,12 @@ class Geometry:
         scale = min(1.0, float(np.sqrt(AREA / (height * width)))) if image_size == "auto" else image_size / long_side
         ratios = np.log([w / h for h, w in sizes])
         one_framing = float(np.ptp(np.percentile(ratios, [5, 95]))) < SAME_SHAPE
-        return cls(max(SMALLEST, round(scale * long_side)), None if one_framing else float(scale))
+        return cls(_rounded(scale * long_side), None if one_framing else float(scale))
 
     def working_size(self, size: Size) -> Size:
         """(H, W) of a photo -> (H, W) it is judged at."""
         scale = self.factor or self.image_size / max(size)
-        return max(SMALLEST, round(scale * size[0])), max(SMALLEST, round(scale * size[1]))
+        return _rounded(scale * size[0]), _rounded(scale * size[1])
 
     def working(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The photo (H, W, 3) at its working size."""
@@ -55,8 +59,8 @@ class Geometry:
 
     def to_photo(self, patches: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
         """A map of patches (h, w) -> the photo's own (H, W): what lights up lies where it lights up."""
-        height, width = self.working_size(size)
-        h, w = patches.shape
-        cell = max(-(-height // h), -(-width // w))
-        grid = cv2.resize(patches, (w * cell, h * cell), interpolation=cv2.INTER_LINEAR)[:height, :width]
-        return np.asarray(cv2.resize(grid, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+        return np.asarray(cv2.resize(patches, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def _rounded(side: float) -> int:
+    return max(1, round(side / MULTIPLE)) * MULTIPLE

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from anomaly.config import ContrastiveConfig
 from anomaly.data.augmentation import ViewMaker
-from anomaly.models.autoencoder import to_multiple
-from anomaly.models.encoder import MULTIPLE, Encoder, Photo, as_tensor
+from anomaly.models.encoder import Encoder, Photo, as_tensor
 from anomaly.models.losses import nt_xent
 from anomaly.models.training import Checkpoints, Progress, step_seed, train
 
@@ -125,8 +124,7 @@ def _two_views(
     photo = photos[int(rng.integers(len(photos)))]
     top = int(rng.integers(max(photo.shape[0] - crop, 0) + 1))
     left = int(rng.integers(max(photo.shape[1] - crop, 0) + 1))
-    part = to_multiple(as_tensor(photo[top : top + crop, left : left + crop]), MULTIPLE)[0]
-    cut = part.permute(1, 2, 0).byte().numpy()
+    cut = photo[top : top + crop, left : left + crop]
     out = []
     for _ in range(2):
         view, origin = views.view(cut)

@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from anomaly.models.autoencoder import to_multiple
 from anomaly.models.backbones import Backbone
 from anomaly.scorers import PatchMaps
 
 Photo = NDArray[np.uint8]
 
-MULTIPLE = 32
 MARGIN = 64
 """Pixels of context that a tile sees beyond the part of it that is kept."""
 
@@ -94,14 +92,12 @@ class Encoder(nn.Module):
         self.spread.copy_(variance.sqrt().float()[:, None, None] + 1e-3)
 
     def raw_features(self, photo: Photo) -> Tensor:
-        """(H, W, 3) uint8 -> (C, ceil(H / 16), ceil(W / 16)) features before standardisation."""
-        h, w = photo.shape[:2]
-        stride = self.backbone.stride
-        images = to_multiple(as_tensor(photo), MULTIPLE)
+        """(H, W, 3) uint8, sides multiples of 32, -> (C, H / 16, W / 16) features before standardisation."""
+        images = as_tensor(photo)
         with torch.inference_mode():
             whole = max(images.shape[2:]) <= self.tile_size
-            features = self.backbone(images) if whole else self._tiled(images)
-        return features[0, :, : -(-h // stride), : -(-w // stride)]
+            features: Tensor = self.backbone(images) if whole else self._tiled(images)
+        return features[0]
 
     def standardised(self, raw: Tensor) -> Tensor:
         """(..., C, h, w) raw features -> mean 0 and spread 1 in each channel over the training photos."""

@@ -17,13 +17,11 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor
     """
     logits = _similarity(first, second) / temperature
     n = len(first)
-    pair = torch.arange(n, device=logits.device)
-    partner = torch.cat([pair + n, pair])
-    excluded = torch.eye(2 * n, dtype=torch.bool, device=logits.device)
+    partner = torch.arange(2 * n).roll(n)
+    excluded = torch.eye(2 * n, dtype=torch.bool)
     if negatives is not None:
-        others = negatives & (pair[:, None] != pair)
-        excluded = ~others.repeat(2, 2)
-        excluded[torch.arange(2 * n, device=logits.device), partner] = False
+        excluded = ~(negatives & ~torch.eye(n, dtype=torch.bool)).repeat(2, 2)
+        excluded[torch.arange(2 * n), partner] = False
     return F.cross_entropy(logits.masked_fill(excluded, float("-inf")), partner)
 
 
@@ -33,7 +31,7 @@ def supervised_contrastive(first: Tensor, second: Tensor, labels: Tensor, temper
     `first`, `second` (N, D) are two views of N photos, `labels` (N,) their classes.
     """
     logits = _similarity(first, second) / temperature
-    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    itself = torch.eye(len(logits), dtype=torch.bool)
     log_share = F.log_softmax(logits.masked_fill(itself, float("-inf")), dim=1)
     positive = (labels[:, None] == labels).repeat(2, 2) & ~itself
     return -(log_share.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()

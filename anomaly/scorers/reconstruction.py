@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.config import Section
-from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder, to_multiple
+from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder
 from anomaly.models.losses import l1_ssim_loss, ssim_map
 from anomaly.models.training import train
 from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, crops
@@ -29,7 +29,7 @@ class ReconstructionOptions(Section):
     """Channels of the narrowest layer."""
     noise: Annotated[float, Field(ge=0)] = 0.3
     """Standard deviation of the input noise: in those of a feature, or a tenth of full scale for pixels."""
-    steps: Annotated[int, Field(ge=1)] = 900
+    steps: Annotated[int, Field(ge=1)] = 500
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
 
@@ -71,16 +71,12 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         )
 
     def score(self, values: Tensor) -> Tensor:
-        h, w = values.shape[1:]
         with torch.inference_mode():
+            rebuilt = self.network(values[None])
             if self.options.target == "features":
-                residual = (self.network(values[None]) - values[None]).square().mean(1)[0]
-                return residual
-            whole = to_multiple(values[None], PixelAutoencoder.stride)
-            rebuilt = self.network(whole)
-            residual = (rebuilt - whole).abs().mean(1) + (1 - ssim_map(rebuilt, whole)).mean(1) / 2
-            cells = F.avg_pool2d(residual[None], PixelAutoencoder.stride // 2)
-            return cells[0, 0, : -(-h * 2 // 16), : -(-w * 2 // 16)]
+                return (rebuilt - values[None]).square().mean(1)[0]  # type: ignore[no-any-return]
+            residual = (rebuilt - values[None]).abs() + (1 - ssim_map(rebuilt, values[None])) / 2
+            return F.avg_pool2d(residual.mean(1), PixelAutoencoder.stride // 2)[0]
 
     def state(self) -> State:
         return {key: value.contiguous() for key, value in self.network.state_dict().items()}
