@@ -118,13 +118,16 @@ class Fit:
         needed = photos_needed(self.config.calibration)
         fraction = min(0.5, max(self.config.data.calibration_fraction, needed / len(good)))
         train, held_out = split_calibration(good, fraction, self.config.seed)
+        if len(held_out) < needed and len({sample.group for sample in good} - {None}) > 1:
+            train, held_out = split_calibration(good, 0.5, self.config.seed)
         if len(held_out) < needed:
-            if len({sample.group for sample in good} - {None}) > 1:
-                fraction = 0.5
-                train, held_out = split_calibration(good, fraction, self.config.seed)
-        if len(held_out) < needed:
-            Calibration.of(np.zeros(len(held_out)), self.config.calibration)  # raises, with the cure
-            raise CalibrationError(f"{needed} calibration photos are needed, got {len(held_out)}: add photos")
+            try:
+                Calibration.of(np.zeros(len(held_out)), self.config.calibration)
+            except CalibrationError as error:
+                raise CalibrationError(
+                    f"{error} (at most half of the good photos are held out, whole groups of them where there are "
+                    f"groups, so about {2 * needed} good photos are needed in all; here are {len(good)})"
+                ) from None
         if len({fingerprint(sample.path) for sample in train}) < 2:
             raise DataError("all training photos are the same photo: add photos of different good parts")
         return train, held_out

@@ -1,0 +1,63 @@
+"""A small product, drawn once, and a model fitted on it with few steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import cv2
+import numpy as np
+import pytest
+
+QUICK = (
+    "contrastive.steps=5",
+    "contrastive.views=4",
+    "contrastive.patches=64",
+    "scorers.reconstruction.steps=20",
+    "scorers.reconstruction.batch_size=4",
+    "picture_steps=3",
+    "tracking.enabled=false",
+)
+SPOT = (70, 40)
+"""(row, col) of the middle of the defect on every bad photo."""
+
+
+def draw_photo(rng: np.random.Generator, *, bad: bool = False, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    """A grey plate with a ring on it, a little noise and a little shift; bad ones have a bright spot."""
+    photo = np.full((*size, 3), 90.0)
+    centre = (size[1] // 2 + int(rng.integers(-1, 2)), size[0] // 2 + int(rng.integers(-1, 2)))
+    cv2.circle(photo, centre, 25, (160, 150, 140), 6)
+    if bad:
+        cv2.circle(photo, (SPOT[1], SPOT[0]), 7, (250, 250, 250), -1)
+    photo += rng.normal(0, 3, photo.shape)
+    return np.clip(photo, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MVTec layout: 45 good training photos, 6 good and 6 spotted test photos with masks."""
+    root = tmp_path_factory.mktemp("product")
+    rng = np.random.default_rng(7)
+    for name, count, bad in (("train/good", 45, False), ("test/good", 6, False), ("test/spot", 6, True)):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(root / name / f"{i:03d}.png"), draw_photo(rng, bad=bad))
+    (root / "ground_truth/spot").mkdir(parents=True)
+    mask = np.zeros((96, 128), np.uint8)
+    cv2.circle(mask, (SPOT[1], SPOT[0]), 7, 255, -1)
+    for i in range(6):
+        cv2.imwrite(str(root / f"ground_truth/spot/{i:03d}_mask.png"), mask)
+    return root
+
+
+@pytest.fixture(scope="session")
+def model(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of `product`."""
+    from anomaly.config import RunConfig
+    from anomaly.fitting.run import fit
+
+    out = tmp_path_factory.mktemp("models") / "plate"
+    fit(product, out, RunConfig.load(None, list(QUICK)))
+    return out

@@ -1,0 +1,142 @@
+"""The command line as its user meets it: results, sentences and exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import QUICK
+
+from anomaly.cli import main
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `anomaly ARGUMENTS`."""
+    before, sys.argv = sys.argv, ["anomaly", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            main()
+    finally:
+        sys.argv = before
+    out, err = capfd.readouterr()
+    return int(exit_.value.code or 0), out, err
+
+
+def test_inspect_writes_everything_and_never_passes_a_broken_photo(
+    capfd: pytest.CaptureFixture[str], model: Path, product: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "=cmd|'<b>.png"
+    broken.write_bytes(b"no photo")
+    out = tmp_path / "out"
+    code, stdout, stderr = run(
+        capfd, "inspect", product / "test", broken, tmp_path / "absent.png",
+        "--model", model, "--out", out, "--json", "--fail-on-anomaly",
+    )  # fmt: skip
+    assert code == 10, stderr
+    verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
+    assert [json.loads(line) for line in stdout.splitlines()] == verdicts
+    by_name = {Path(v["path"]).name: v for v in verdicts[12:]}
+    assert [v["decision"] for v in by_name.values()] == ["error", "error"]
+    assert "does not exist" in by_name["absent.png"]["error"]
+    decisions = {Path(v["path"]).parent.name: v["decision"] for v in verdicts if v["decision"] == "anomalous"}
+    assert decisions == {"spot": "anomalous"}
+    for verdict in verdicts:
+        if verdict["decision"] == "anomalous":
+            assert verdict["image_score"] > verdict["threshold"]
+            assert verdict["regions"] and 0 < verdict["p_value"] <= 1 / 20
+            assert (out / verdict["heatmap"]).exists() and (out / verdict["anomaly_map"]).exists()
+    with open(out / "verdicts.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["decision"] for row in rows] == [v["decision"] for v in verdicts]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["photos"] == 14 and summary["error"] == 2 and summary["anomalous"] == 6
+    page = (out / "report.html").read_text()
+    assert "<b>.png" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_an_earlier_inspection_is_kept(
+    capfd: pytest.CaptureFixture[str], model: Path, product: Path, tmp_path: Path
+) -> None:
+    arguments = ("inspect", product / "test/good/000.png", "--model", model, "--out", tmp_path / "out")
+    assert run(capfd, *arguments)[0] == 0
+    code, _, stderr = run(capfd, *arguments)
+    assert code == 3 and "already holds verdicts.jsonl" in stderr
+    assert run(capfd, *arguments, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("fit", "nowhere", "--out", "m"), 3, "nowhere does not exist"),
+        (("fit", ".", "--out", "m"), 3, "no photos in"),
+        (("fit", ".", "--out", "m", "--set", "seeed=1"), 2, "did you mean 'seed'?"),
+        (("fit", ".", "--out", "m", "--config", "no.yaml"), 2, "cannot read the configuration"),
+        (("inspect", "x.png", "--model", "nothing", "--out", "o"), 4, "is not a model"),
+        (("inspect", ".", "--model", "nothing", "--out", "o"), 3, "no photos in the folder"),
+        (("evaluate", ".", "--model", "nothing"), 4, "is not a model"),
+        (("fit",), 2, ""),
+        (("no-such-command",), 2, ""),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_a_code(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], code: int, sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    got, stdout, stderr = run(capfd, *arguments)
+    assert got == code
+    assert sentence in stderr and "Traceback" not in stderr and not stdout
+
+
+def test_a_fit_and_its_evaluation_are_one_mlflow_run(
+    capfd: pytest.CaptureFixture[str], product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    quick = [part for setting in QUICK[:-1] for part in ("--set", setting)]
+    code, stdout, stderr = run(capfd, "fit", product, "--out", "m", "--json", *quick)
+    assert code == 0, stderr
+    fitted = json.loads(stdout)
+    assert fitted["mlflow"]["trouble"] is None
+    code, stdout, stderr = run(capfd, "evaluate", product, "--model", "m", "--json")
+    assert code == 0, stderr
+    metrics = json.loads(stdout)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    logged = client.get_run(fitted["mlflow"]["run_id"])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["augmentation_strength"] == "0.3"
+    assert logged.data.params["embedding_size"] == "128"
+    assert logged.data.params["scorers.reconstruction.steps"] == "20"
+    assert logged.data.metrics["image_auroc"] == metrics["image_auroc"]
+    assert logged.data.metrics["threshold"] == fitted["threshold"]
+    assert len(client.get_metric_history(logged.info.run_id, "loss.reconstruction")) == 20
+    names = {item.path for item in client.list_artifacts(logged.info.run_id)}
+    assert names == {"heatmaps", "model", "score_histogram.svg"}
+
+
+def test_a_tracking_server_that_is_down_costs_no_fit(
+    capfd: pytest.CaptureFixture[str], product: Path, tmp_path: Path
+) -> None:
+    quick = [part for setting in QUICK[:-1] for part in ("--set", setting)]
+    code, _, stderr = run(
+        capfd, "fit", product, "--out", tmp_path / "m", *quick,
+        "--set", "tracking.uri=http://127.0.0.1:9", "--set", "tracking.timeout=1",
+    )  # fmt: skip
+    assert code == 0
+    assert "not tracked: MLflow at http://127.0.0.1:9 failed" in stderr
+
+
+def test_components_lists_what_is_there(capfd: pytest.CaptureFixture[str]) -> None:
+    code, stdout, _ = run(capfd, "components", "--json")
+    listed = json.loads(stdout)
+    assert code == 0
+    assert {"embedding", "reconstruction"} <= set(listed["scorer"])
+    assert {"none", "efficientnet_lite0", "timm"} <= set(listed["backbone"])
+    assert all(np.char.str_len(list(names.values())).min() > 10 for names in listed.values())

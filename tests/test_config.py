@@ -1,0 +1,62 @@
+"""Configuration: one object, errors that name the field and the nearest known one."""
+
+from pathlib import Path
+
+import pytest
+
+from anomaly.config import RunConfig
+from anomaly.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def test_default_yaml_spells_every_default() -> None:
+    import yaml
+
+    written = yaml.safe_load((CONFIGS / "default.yaml").read_text())
+    assert written == RunConfig.parse({}).model_dump(mode="json")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_file_is_valid(path: Path) -> None:
+    assert RunConfig.load(path)
+
+
+def test_overrides_win_over_the_file() -> None:
+    config = RunConfig.load(CONFIGS / "demo.yaml", ["scorers.reconstruction.steps=7", "backbone=none"])
+    assert config.scorers["reconstruction"].steps == 7
+    assert config.backbone == "none"
+    assert config.picture_steps == 120
+    assert "embedding" in config.scorers
+
+
+def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
+    config = RunConfig.load(None, ["scorers.embedding=null"])
+    assert list(config.scorers) == ["reconstruction"]
+    assert list(RunConfig.parse(config.model_dump(mode="json")).scorers) == ["reconstruction"]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("contrastive.embeding_size=3", "there is no field 'contrastive.embeding_size': did you mean 'embedding_size'"),
+        ("contrastive.augmentation_strength=2", "contrastive.augmentation_strength = 2: input should be less than"),
+        ("scorers.embeding.bank_size=3", "unknown scorer 'embeding': did you mean 'embedding'"),
+        ("scorers.embedding.bank=3", "there is no field 'scorers.embedding.bank': did you mean 'bank_size'"),
+        ("nonsense", "--set takes section.key=value, got 'nonsense'"),
+        ("calibration.target_fpr=[", "'[' is not a YAML value"),
+    ],
+)
+def test_mistakes_are_named_with_the_cure(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match="(?i)" + __import__("re").escape(sentence)):
+        RunConfig.load(None, [override])
+
+
+def test_unreadable_file_and_no_scorer(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        RunConfig.load(tmp_path / "absent.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="must hold sections"):
+        RunConfig.load(tmp_path / "list.yaml")
+    with pytest.raises(ConfigError, match="every scorer is switched off"):
+        RunConfig.load(None, ["scorers.embedding=null", "scorers.reconstruction=null"])

@@ -1,0 +1,192 @@
+"""Good photos in, judged photos out: the promises of a fitted model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import QUICK, SPOT, draw_photo
+
+from anomaly.bundle import MANIFEST, read_bundle
+from anomaly.config import RunConfig
+from anomaly.data.layouts import read_samples
+from anomaly.errors import BundleError, CalibrationError, ConfigError, DataError
+from anomaly.evaluation import evaluate
+from anomaly.fitting.run import fit
+from anomaly.inspection.stream import expand, judge, judge_all
+from anomaly.models.training import Silent
+
+
+class StopIn(Silent):
+    """Ctrl-C in one stage."""
+
+    def __init__(self, stage: str, when: int) -> None:
+        self.where = (stage, when)
+
+    def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+        if (stage, done) == self.where:
+            raise KeyboardInterrupt
+
+
+def test_it_finds_the_defect_and_where(model: Path, product: Path) -> None:
+    metrics = evaluate(read_bundle(model), read_samples(product))
+    assert metrics["image_auroc"] == 1.0
+    assert metrics["pixel_auroc"] > 0.9
+    assert metrics["aupro_0.3"] > 0.5
+    assert metrics["escape_rate"] == 0.0
+    assert metrics["per_defect_type"]["spot"]["n"] == 6
+    assert set(metrics["branches"]) == {"reconstruction", "embedding"}
+    json.dumps(metrics)
+
+
+def test_a_defect_lights_its_place_whatever_the_size(model: Path, tmp_path: Path) -> None:
+    detector = read_bundle(model).detector
+    photo = draw_photo(np.random.default_rng(3), bad=True)
+    for name, scale in (("same", 1), ("larger", 3)):
+        path = tmp_path / f"{name}.png"
+        cv2.imwrite(str(path), cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC))
+        judged = judge(detector, path)
+        assert judged.verdict.decision == "anomalous"
+        top, left, bottom, right = judged.verdict.regions[0].box
+        assert top <= SPOT[0] * scale < bottom and left <= SPOT[1] * scale < right
+        peak = np.unravel_index(judged.anomaly_map.argmax(), judged.anomaly_map.shape)
+        assert np.hypot(peak[0] - SPOT[0] * scale, peak[1] - SPOT[1] * scale) < 24 * scale
+
+
+def test_a_photo_scores_the_same_alone_in_any_order_and_any_time(model: Path, product: Path) -> None:
+    detector = read_bundle(model).detector
+    photos = expand([product / "test"])
+    together = {j.verdict.path: j.verdict.image_score for j in judge_all(detector, photos)}
+    backwards = {j.verdict.path: j.verdict.image_score for j in judge_all(detector, photos[::-1])}
+    assert together == backwards
+    assert all(judge(detector, Path(path)).verdict.image_score == s for path, s in together.items())
+
+
+def test_calibration_photos_were_not_trained_on(model: Path) -> None:
+    bundle = read_bundle(model)
+    held_out = {photo["sha256"] for photo in bundle.calibration_photos}
+    data = bundle.manifest["data"]
+    assert len(held_out) == data["n_calibration"] >= 19
+    assert data["n_train"] + data["n_calibration"] == len(data["sha256"]) == 45
+
+
+def test_the_same_seed_gives_the_same_model(product: Path, model: Path, tmp_path: Path) -> None:
+    again = fit(product, tmp_path / "again", RunConfig.load(None, list(QUICK))).bundle
+    first = read_bundle(model)
+    assert again.manifest["files"] | {"calibration.json": ""} == first.manifest["files"] | {"calibration.json": ""}
+    assert again.detector.calibration.threshold == first.detector.calibration.threshold
+
+
+@pytest.mark.parametrize("stage", [("contrastive", 3), ("reconstruction", 11), ("picture", 2), ("calibration", 4)])
+def test_an_interrupted_fit_resumes_to_the_same_model(
+    product: Path, model: Path, tmp_path: Path, stage: tuple[str, int]
+) -> None:
+    out, config = tmp_path / "model", RunConfig.load(None, list(QUICK))
+    with pytest.raises(KeyboardInterrupt):
+        fit(product, out, config, progress=StopIn(*stage))
+    assert not out.exists()
+    with pytest.raises(ConfigError, match="go on with --resume"):
+        fit(product, out, config)
+    with pytest.raises(ConfigError, match="begun with other photos or another configuration"):
+        fit(product, out, RunConfig.load(None, [*QUICK, "seed=1"]), resume=True)
+    resumed = fit(product, out, config, resume=True)
+    assert resumed.bundle.manifest["files"] == read_bundle(model).manifest["files"]
+    assert not out.with_name("model.partial").exists()
+
+
+def test_a_model_is_not_overwritten_unasked(product: Path, model: Path) -> None:
+    with pytest.raises(ConfigError, match="--overwrite"):
+        fit(product, model, RunConfig.load(None, list(QUICK)))
+
+
+def test_a_folder_that_is_no_model_is_never_overwritten(product: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="is not a model"):
+        fit(product, tmp_path / "photos", RunConfig.load(None, list(QUICK)), overwrite=True)
+    assert (tmp_path / "photos" / "mine.txt").read_text() == "keep"
+
+
+def test_too_few_photos_says_how_many(product: Path, tmp_path: Path) -> None:
+    strict = RunConfig.load(None, [*QUICK, "calibration.target_fpr=0.01"])
+    with pytest.raises(CalibrationError, match="target_fpr 0.01 needs at least 99 calibration photos, got 22"):
+        fit(product, tmp_path / "m", strict)
+
+
+def test_identical_and_single_photos_are_named(tmp_path: Path) -> None:
+    photo = draw_photo(np.random.default_rng(0))
+    folder = tmp_path / "same"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "0.png"), photo)
+    with pytest.raises(DataError, match="got 1 that can be read"):
+        fit(folder, tmp_path / "one", RunConfig.load(None, list(QUICK)))
+    for i in range(1, 45):
+        cv2.imwrite(str(folder / f"{i}.png"), photo)
+    with pytest.raises(DataError, match="same photo"):
+        fit(folder, tmp_path / "all", RunConfig.load(None, list(QUICK)))
+
+
+def test_a_broken_training_photo_is_left_out_and_named(product: Path, tmp_path: Path) -> None:
+    shutil.copytree(product / "train/good", tmp_path / "good")
+    (tmp_path / "good" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    said: list[str] = []
+    fitted = fit(tmp_path / "good", tmp_path / "m", RunConfig.load(None, list(QUICK)), say=said.append)
+    assert list(fitted.bundle.manifest["data"]["skipped"]) == [str(tmp_path / "good" / "torn.png")]
+    assert any("could not be read" in sentence and "torn.png" in sentence for sentence in said)
+
+
+def test_test_photos_that_were_trained_on_are_refused(model: Path, product: Path, tmp_path: Path) -> None:
+    leaky = tmp_path / "leaky"
+    shutil.copytree(product, leaky)
+    shutil.copy(leaky / "train/good/004.png", leaky / "test/good/004_copy.png")
+    with pytest.raises(DataError, match="was used to fit this model"):
+        evaluate(read_bundle(model), read_samples(leaky))
+
+
+def test_one_photo_of_another_size_in_colour_depth_or_shape_is_judged(model: Path, tmp_path: Path) -> None:
+    detector = read_bundle(model).detector
+    rng = np.random.default_rng(0)
+    for name, photo in {
+        "deep": (rng.random((50, 70)) * 65535).astype(np.uint16),
+        "dot": np.zeros((1, 1), np.uint8),
+        "strip": np.zeros((3, 900, 3), np.uint8),
+    }.items():
+        path = tmp_path / f"{name}.png"
+        cv2.imwrite(str(path), photo)
+        judged = judge(detector, path)
+        assert judged.verdict.decision in ("normal", "anomalous")
+        assert judged.anomaly_map.shape == photo.shape[:2]
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "calibration.json", "reference/0.png", MANIFEST])
+def test_a_changed_byte_anywhere_is_noticed(model: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=r"changed after it was written|cannot be read|not the manifest"):
+        read_bundle(copy)
+
+
+def test_missing_newer_and_foreign_bundles_are_named(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    (copy / "statistics.safetensors").unlink()
+    with pytest.raises(BundleError, match="statistics.safetensors cannot be read"):
+        read_bundle(copy)
+    manifest = json.loads((copy / MANIFEST).read_text())
+    (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(BundleError, match="format 99, this program reads up to 1: upgrade"):
+        read_bundle(copy)
+    with pytest.raises(BundleError, match="is not a model"):
+        read_bundle(tmp_path)
+
+
+def test_a_bundle_holds_data_only(model: Path) -> None:
+    kinds = {path.suffix for path in model.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors", ".png"}

@@ -1,0 +1,70 @@
+"""The contract of every registered scorer, on hand-made maps: no network weights, no photo."""
+
+import pytest
+import torch
+
+from anomaly.scorers import SCORERS, FitContext
+
+SMALL = {"reconstruction": {"steps": 60, "batch_size": 4}}
+
+
+def maps(count: int, channels: int, size: int, seed: int) -> list[torch.Tensor]:
+    """Smooth maps on a two-dimensional subspace of the channels."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linspace(-1, 1, channels)[:, None, None], torch.linspace(0, 1, channels)[:, None, None] ** 2
+    out = []
+    for _ in range(count):
+        a, b = torch.rand(2, 1, size, size, generator=generator)
+        out.append((a * basis[0] + b * basis[1]).clamp(-2, 2).abs())
+    return out
+
+
+@pytest.fixture(params=SCORERS.names())
+def fitted(request: pytest.FixtureRequest):
+    scorer_class = SCORERS.get(request.param)
+    scorer = scorer_class(scorer_class.Config.model_validate(SMALL.get(request.param, {})))
+    channels = 3 if scorer.input == "pixels" else 12
+    normal = maps(8, channels, 32, seed=0)
+    scorer.fit(normal, FitContext())
+    return scorer, channels
+
+
+def test_scores_are_finite_maps_and_an_odd_patch_scores_higher(fitted) -> None:
+    scorer, channels = fitted
+    plain = maps(1, channels, 32, seed=5)[0]
+    odd = plain.clone()
+    odd[:, 10:14, 20:24] = -plain[:, 10:14, 20:24] + 2
+    before, after = scorer.score(plain), scorer.score(odd)
+    assert before.ndim == 2
+    assert torch.isfinite(before).all() and torch.isfinite(after).all()
+    scale = after.shape[0] / 32
+    row, col = divmod(int(after.argmax()), after.shape[1])
+    assert 8 <= row / scale <= 15 and 18 <= col / scale <= 25
+    assert after.max() > 2 * before.max()
+
+
+def test_state_gives_back_the_same_scorer(fitted) -> None:
+    scorer, channels = fitted
+    again = type(scorer)(scorer.options)
+    again.restore({key: value.clone() for key, value in scorer.state().items()})
+    new = maps(1, channels, 32, seed=9)[0]
+    assert torch.equal(scorer.score(new), again.score(new))
+
+
+def test_a_state_that_misses_a_tensor_is_refused(fitted) -> None:
+    scorer, _ = fitted
+    state = scorer.state()
+    del state[next(iter(state))]
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        type(scorer)(scorer.options).restore(state)
+
+
+def test_pixels_can_be_the_target() -> None:
+    scorer_class = SCORERS.get("reconstruction")
+    scorer = scorer_class(scorer_class.Config(target="pixels", steps=3, batch_size=2))
+    scorer.fit(maps(4, 3, 64, seed=1), FitContext())
+    again = scorer_class(scorer.options)
+    again.restore(scorer.state())
+    photo = maps(1, 3, 96, seed=2)[0]
+    assert scorer.score(photo).shape == (12, 12)
+    assert torch.equal(scorer.score(photo), again.score(photo))
