@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,9 @@ class Run:
     @contextlib.contextmanager
     def _trouble(self) -> Iterator[None]:
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MLflow's own dependencies deprecate each other
+                yield
         except Exception as error:  # whatever a server, a driver or a full disk comes up with
             reason = str(error).strip().partition("\n")[0][:300]
             self.trouble = f"MLflow at {self.uri} failed ({reason})"

@@ -41,7 +41,7 @@ def test_inspect_writes_everything_and_never_passes_a_broken_photo(
     assert [json.loads(line) for line in stdout.splitlines()] == verdicts
     by_name = {Path(v["path"]).name: v for v in verdicts[12:]}
     assert [v["decision"] for v in by_name.values()] == ["error", "error"]
-    assert "does not exist" in by_name["absent.png"]["error"]
+    assert "no such file: check the path" in by_name["absent.png"]["error"]
     decisions = {Path(v["path"]).parent.name: v["decision"] for v in verdicts if v["decision"] == "anomalous"}
     assert decisions == {"spot": "anomalous"}
     for verdict in verdicts:

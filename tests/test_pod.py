@@ -80,8 +80,8 @@ def test_agrees_with_statsmodels(link):
 
 
 def test_adjusted_bound_agrees_with_the_closed_form_of_logistic_regression():
-    """For a linear combination of the coefficients of a canonical link, r* is r + log(u / r) / r with
-    u = difference * sqrt(|I at the top| / I of the slope at the constrained top); Davison, JRSS B 50 (1988)."""
+    """Davison, JRSS B 50 (1988): r* = r + log(u / r) / r for a linear combination of the coefficients, with
+    u = difference * sqrt(|I at the top| / I of the slope at the constrained top)."""
     fit = fit_pod(SIZES, HITS)
     a, b = theta_of(fit)[:2]
     z = np.log(SIZES / fit.a90_95)
@@ -139,12 +139,12 @@ def test_firth_maximises_likelihood_plus_half_the_log_determinant_for_probit():
 
 
 def test_asymptotes_agree_with_a_naive_optimiser():
-    sizes, hits = study(np.random.default_rng(3), 300, slope=5, floor=0.08, ceiling=0.96)
+    sizes, hits = study(np.random.default_rng(3), 200, slope=5, floor=0.08, ceiling=0.96)
     blanks = (11, 120)
     fit = fit_pod(sizes, hits, false_calls=blanks, upper_asymptote=True, adjusted=False)
 
     def loss(free):
-        a, b, g, d = free
+        _, _, g, d = free
         return naive_deviance(sizes, hits, free, blanks) if 0 < g < d < 1 else 1e9
 
     options = {"xatol": 1e-7, "fatol": 1e-9, "maxiter": 5000, "maxfev": 5000}
@@ -176,8 +176,8 @@ def test_upper_asymptote_is_tested_for():
     assert any("never reaches 0.90" in words for words in fit.warnings)
     assert fit_pod(sizes, hits, upper_asymptote=False).parameters["upper_asymptote"] == 1
 
-    p_values = [fit_pod(*study(rng, 150)).asymptote_p_value for _ in range(40)]
-    assert np.mean(np.array(p_values) < 0.05) < 0.15
+    p_values = [fit_pod(*study(rng, 150)).asymptote_p_value for _ in range(25)]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.16
 
 
 def test_lower_bound_that_never_reaches_90_percent_is_said():
@@ -210,7 +210,7 @@ def test_curve_and_sizes_are_one_region():
             assert_allclose(fit.curve([size])[0], pod, rtol=1e-9)
             assert_allclose(fit.curve([lower])[2], pod, rtol=1e-6)
             assert_allclose(fit.curve([upper])[1], pod, rtol=1e-6)
-    pod, lower, upper = fit.curve(np.geomspace(1e-2, 1e2, 15))
+    pod, lower, upper = fit.curve(np.geomspace(1e-2, 1e2, 8))
     assert np.all((lower <= pod) & (pod <= upper))
     assert np.all(np.diff(pod) >= 0) and np.all(np.diff(lower) >= -1e-9) and np.all(np.diff(upper) >= -1e-9)
 
@@ -305,7 +305,7 @@ def covered(rng, studies, defects, link, blanks):
 
 
 def test_bound_covers_in_a_few_simulated_studies():
-    coverage, ratio = covered(np.random.default_rng(5), 80, 100, "logit", 0)
+    coverage, ratio = covered(np.random.default_rng(5), 50, 100, "logit", 0)
     assert coverage >= 0.88
     assert 1.1 < ratio < 1.8
 

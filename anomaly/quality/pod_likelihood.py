@@ -4,13 +4,14 @@
 
 Fisher scoring on many theta at once, so that a profile is a batch and not a loop. The penalty for separated
 data is half the log-determinant of the Fisher information of (a, b): Firth, Biometrika 80 (1993), for the
-logit; Kosmidis & Firth, Biometrika 108 (2021), for other links.
+logit; Kosmidis & Firth, Biometrika 108 (2021), for other links. The small-sample adjustment is Skovgaard's:
+Bernoulli 2 (1996).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -91,31 +92,44 @@ class Likelihood:
     def score(self, theta: Floats) -> tuple[Floats, Floats]:
         """Gradient (J, 4) of `value`, and the expected information (J, 4, 4) without the penalty."""
         t = self._terms(theta)
-        spread = (theta[:, 3] - theta[:, 2])[:, None]
-        by_eta = spread * t.f
-        slopes = np.stack([by_eta, by_eta * self.z, t.above, t.below], axis=2)
+        slopes = self._slopes(theta, t)
         residual = self.weight * (self.share / t.pod - (1 - self.share) / t.miss)
         gradient = np.sum(residual[:, :, None] * slopes, axis=1)
         information = np.swapaxes(slopes, 1, 2) @ (slopes * (self.weight / (t.pod * t.miss))[:, :, None])
         if self.penalised:
             half = 0.5 * t.information * self._determinant(t.information)[1]
-            tilt = 1 / t.pod - 1 / t.miss
-            eta = 2 * self.link.log_density_slope(theta[:, :1] + theta[:, 1:2] * self.z) - by_eta * tilt
+            tilt, spread = 1 / t.pod - 1 / t.miss, (theta[:, 3] - theta[:, 2])[:, None]
+            eta = 2 * self.link.log_density_slope(theta[:, :1] + theta[:, 1:2] * self.z) - spread * t.f * tilt
             by = [eta, eta * self.z, -2 / spread - t.above * tilt, 2 / spread - t.below * tilt]
             gradient = gradient + np.sum(half[:, :, None] * np.stack(by, axis=2), axis=1)
         return gradient, information
 
     def fitted(self) -> tuple[Floats, float]:
-        """The maximum: theta (4,), value. An asymptote can make several tops, so several starts are taken."""
+        """The maximum: theta (4,), value. Asymptotes can make several tops: climb from the best of a grid."""
+        slope, middle, ceiling = (0.5, 2, 8, 30), np.linspace(-2, 2, 9), (0.99, 0.9, 0.75, 0.5)
         floor = min(float(self.share[-1]), 0.5) if self.blanks else 0.0
-        theta, value = replace(self, ceiling=False).maximise(np.array([[0.0, 1.0, floor, 1.0]]))
-        if self.asymptotes:
-            steeper, ceiling = np.array([1, 1, 2, 4]), np.array([0.99, 0.9, 0.8, 0.6])
-            starts = theta * np.stack([steeper, steeper, np.ones(4), np.ones(4)], axis=1)
-            starts[:, 3] = ceiling if self.ceiling else 1
-            theta, value = self.maximise(np.vstack([starts, theta]))
-        best = int(np.argmax(value))
-        return theta[best], float(value[best])
+        grid = np.stack(np.meshgrid(slope, middle, [floor], ceiling if self.ceiling else [1.0]), axis=-1)
+        starts = grid.reshape(-1, 4)[:, [1, 0, 2, 3]]
+        starts[:, 0] *= -starts[:, 1]
+        best = np.argsort(-self.value(starts))[: 4 if self.asymptotes else 1]
+        theta, value = self.maximise(starts[best])
+        top = int(np.argmax(value))
+        return theta[top], float(value[top])
+
+    def starts_through(self, theta: Floats, z: Floats, pod: Floats) -> list[Floats]:
+        """Curves (J, 4) made from theta (4,) to meet P(z) = pod, or to come closer, each by one parameter."""
+        a, b, g, d = (np.full(len(z), x) for x in theta)
+        below = self.link.cdf(a + b * z)
+        eta = self.eta(theta, pod)
+        eta = np.where(np.isfinite(eta), eta, a + b * z)
+        far = np.abs(z) > 0.5
+        slope = np.where(far, (eta - a) / np.where(far, z, 1), b)
+        starts = [[np.where(far, a, eta - b * z), slope, g, d]]
+        if self.blanks:
+            starts.append([a, b, np.clip((pod - d * below) / np.maximum(1 - below, EDGE), 0, 0.98 * d), d])
+        if self.ceiling:
+            starts.append([a, b, g, np.clip(g + (pod - g) / np.maximum(below, EDGE), g + 0.02, 1)])
+        return [np.stack(start, axis=1) for start in starts]
 
     def maximise(self, theta: Floats, *, flat: bool = False, through: Target = None) -> tuple[Floats, Floats]:
         """Top reached from each start (J, 4) -> theta (J, 4), value (J,).
@@ -128,9 +142,8 @@ class Likelihood:
         value, gap, price = self.value(theta), self._gap(theta, through), np.zeros(len(theta))
         live = np.arange(len(theta))
         for _ in range(60):
-            target = None if through is None else (through[0][live], through[1][live])
             theta[live], value[live], gap[live], price[live], going = self._ascend(
-                theta[live], value[live], gap[live], price[live], free, target
+                theta[live], value[live], gap[live], price[live], free, _of(through, live)
             )
             live = live[going]
             if not len(live):
@@ -144,27 +157,58 @@ class Likelihood:
         gradient, information = (x[:, free] for x in self.score(theta))
         normal = self._normal(theta, through)[:, free]
         held = np.zeros(gradient.shape, bool)
-        for _ in range(2):  # the second time without what sits on its border and would leave
+        for _ in range(2):  # again without what sits on its border and would leave
             step, multiplier = _newton(gradient, information[:, :, free], normal, gap, held)
             held |= (theta <= _LOW)[:, free] & (step < 0) | (theta >= _HIGH)[:, free] & (step > 0)
+            if not held.any():
+                break
         price = np.maximum(price, 2 * np.abs(multiplier))
         merit = value - price * np.abs(gap)
         promise = np.sum(gradient * step, axis=1) + price * np.abs(gap)
-        length = np.ones(len(theta))
-        for _ in range(30):
-            trial = theta.copy()
-            trial[:, free] += length[:, None] * step
+        theta, value, gap = theta.copy(), value.copy(), gap.copy()
+        rows, length = np.arange(len(theta)), 1.0
+        for _ in range(20):
+            trial = theta[rows]
+            trial[:, free] += length * step[rows]
             trial = np.clip(trial, _LOW, _HIGH)
-            reached, missed = self.value(trial), self._gap(trial, through)
-            asked = merit + 0.25 * length * promise - 1e-13 * (1 + np.abs(merit))
-            worse = ~(reached - price * np.abs(missed) >= asked)
-            if not worse.any():
+            reached, missed = self.value(trial), self._gap(trial, _of(through, rows))
+            asked = (merit + 0.25 * length * promise - 1e-13 * (1 + np.abs(merit)))[rows]
+            taken = reached - price[rows] * np.abs(missed) >= asked
+            theta[rows[taken]], value[rows[taken]], gap[rows[taken]] = (
+                trial[taken],
+                reached[taken],
+                missed[taken],
+            )
+            rows, length = rows[~taken], length / 2
+            if not len(rows):
                 break
-            length[worse] /= 2
         gain = np.sum((gradient - multiplier[:, None] * normal) * step, axis=1)
-        going = ~worse & ((gain > 1e-12) | (np.abs(missed) > EDGE))
-        theta = np.where(worse[:, None], theta, trial)
-        return theta, np.where(worse, value, reached), np.where(worse, gap, missed), price, going
+        going = (gain > 1e-12) | (np.abs(gap) > EDGE)
+        going[rows] = False
+        return theta, value, gap, price, going
+
+    def adjusted_root(self, root: Floats, theta: Floats, top: Floats, z: Floats) -> Floats:
+        """Skovgaard's r* (J,) for the root (J,) >= 0 of the likelihood ratio of `top` (4,), as fitted, to
+        theta (J, 4), the best of those with the same POD at z (J,); the root where r* is not defined."""
+        free = [0, 1, *(k for k in self.asymptotes if _LOW[k] < top[k] < _HIGH[k])]
+        at_top, at = self._terms(top[None]), self._terms(theta)
+        slopes_top = self._slopes(top[None], at_top)[0][:, free]
+        slopes = self._slopes(theta, at)[:, :, free]
+        per_top = slopes_top * (self.weight / (at_top.pod * at_top.miss)).T
+        per = slopes * (self.weight / (at.pod * at.miss))[:, :, None]
+        between = slopes_top.T @ per  # covariance of the two scores
+        towards = (self.weight * (_log_odds(at_top) - _log_odds(at))) @ slopes_top
+        normal = self._normal(theta, (z, np.empty(0)))[:, free, None]
+        ridge = 1e-12 * np.eye(len(free))
+        information = np.swapaxes(slopes, 1, 2) @ per + ridge
+        distance = np.sum(normal * np.linalg.solve(between + ridge, towards[:, :, None]), axis=(1, 2))
+        spread = np.sum(normal * np.linalg.solve(information, normal), axis=(1, 2))
+        scale = np.linalg.det(information) * np.linalg.det(per_top.T @ slopes_top) * spread
+        u = np.abs(distance) * np.abs(np.linalg.det(between)) / np.sqrt(np.maximum(scale, 1e-300))
+        inside = np.all(((theta > _LOW) & (theta < _HIGH))[:, free], axis=1)
+        defined = inside & (root > 0.1) & (u > 0)
+        safe = np.where(defined, root, 1.0)
+        return np.where(defined, root + np.log(np.where(defined, u, 1.0) / safe) / safe, root)
 
     def graded(self, theta: Floats) -> bool:
         """Whether some defect lies on the slope of the curve theta (4,), and not all on its flat ends."""
@@ -194,6 +238,11 @@ class Likelihood:
         miss = np.maximum(1 - d + (d - g) * above, _FLOOR)
         return _Terms(f, below, above, pod, miss, self.weight * ((d - g) * f) ** 2 / (pod * miss))
 
+    def _slopes(self, theta: Floats, t: _Terms) -> Floats:
+        """Derivative (J, n, 4) of P at the data rows by theta."""
+        by_eta = (theta[:, 3] - theta[:, 2])[:, None] * t.f
+        return np.stack([by_eta, by_eta * self.z, t.above, t.below], axis=2)
+
     def _determinant(self, information: Floats) -> tuple[Floats, Floats]:
         """Determinant (J,) of the information I of (a, b), and x' I^-1 x (J, n) of each row x = (1, z)."""
         s0, s1, s2 = (np.sum(information * self.z**k, axis=1) for k in range(3))
@@ -219,6 +268,15 @@ class Likelihood:
         odds = np.maximum((g + (d - g) * below) * (1 - d + (d - g) * above), _FLOOR)
         normal: Floats = np.stack([by_eta, by_eta * z, above, below], axis=1) / odds[:, None]
         return normal
+
+
+def _log_odds(t: _Terms) -> Floats:
+    log_odds: Floats = np.log(t.pod / t.miss)
+    return log_odds
+
+
+def _of(through: Target, rows: NDArray[np.intp]) -> Target:
+    return None if through is None else (through[0][rows], through[1][rows])
 
 
 def _newton(
