@@ -1,12 +1,12 @@
 """The model on disk: a folder of JSON, safetensors and a few photos. Nothing in it is ever executed.
 
-    manifest.json             what was fitted, on what, with what; the checksum of every other file
-    encoder.safetensors       backbone and projection
-    scorer.<name>.safetensors each branch
-    statistics.safetensors    what maps are standardised by
-    picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
-    calibration.json          score of every calibration photo
-    reference/                some calibration photos
+manifest.json             what was fitted, on what, with what; the checksum of every other file
+encoder.safetensors       backbone and projection
+scorer.<name>.safetensors each branch
+statistics.safetensors    what maps are standardised by
+picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
+calibration.json          score of every calibration photo
+reference/                some calibration photos
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def write_bundle(
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The model in `folder`. Raises BundleError in one sentence for anything that is not as it was written."""
+    """The model in `folder`. Raises BundleError for anything that is not as it was written."""
     manifest = read_manifest(folder)
     files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
     try:
@@ -154,7 +154,9 @@ def read_bundle(folder: Path) -> Bundle:
         raise
     except (AnomalyError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise BundleError(f"{folder} does not hold a model that fits together ({reason}): fit it again") from None
+        raise BundleError(
+            f"{folder} does not hold a model that fits together ({reason}): fit it again"
+        ) from None
     return Bundle(folder, manifest, detector, photos)
 
 
@@ -170,7 +172,8 @@ def read_manifest(folder: Path) -> Json:
         raise BundleError(f"{folder / MANIFEST} is not the manifest of a model: restore the model")
     if manifest["format"] > FORMAT:
         raise BundleError(
-            f"{folder} has model format {manifest['format']}, this program reads up to {FORMAT}: upgrade anomaly"
+            f"{folder} has model format {manifest['format']}, this program reads up to {FORMAT}: "
+            "upgrade anomaly"
         )
     if manifest.get("checksum") != _checksum(manifest):
         raise BundleError(f"{folder / MANIFEST} was changed after it was written: restore the model")

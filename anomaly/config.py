@@ -102,7 +102,8 @@ class RunConfig(Section):
         if not chosen:
             raise ConfigError("every scorer is switched off: leave at least one of them on")
         return {
-            name: _parse(SCORERS.get(name).Config, fields, f"scorers.{name}.") for name, fields in chosen.items()
+            name: _parse(SCORERS.get(name).Config, fields, f"scorers.{name}.")
+            for name, fields in chosen.items()
         }
 
     @field_serializer("scorers")

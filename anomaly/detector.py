@@ -66,7 +66,7 @@ class Detector:
 
     def full_map(self, scores: Scores, photo: Photo) -> Map:
         """The anomaly map at the photo's own size (H, W)."""
-        return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2])  # type: ignore[arg-type]
+        return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2])
 
     def expected(self, photo: Photo) -> Photo | None:
         """What the pixel autoencoder expected to see, at a small size; None where none was trained."""
@@ -81,7 +81,8 @@ def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[s
 def fuse(standard: Mapping[str, Map], top_share: float) -> Scores:
     """Mean of the standardised maps, on the finest grid of them; its top share is the image score."""
     size = max((values.shape for values in standard.values()), key=lambda shape: shape[0] * shape[1])
-    fused = np.mean([resize(values, size) for values in standard.values()], axis=0, dtype=np.float32)
+    stack = np.stack([resize(values, size) for values in standard.values()])
+    fused: Map = np.asarray(stack.mean(axis=0), dtype=np.float32)
     branches = {name: top_mean(values, top_share) for name, values in standard.items()}
     return Scores(top_mean(fused, top_share), fused, branches)
 

@@ -14,7 +14,7 @@ from anomaly.data.images import fingerprint, one_line, read_image
 from anomaly.detector import Scores
 from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map, resize
-from anomaly.metrics import auroc_interval, aupro, image_ap, image_auroc, image_f1_max, pixel_auroc
+from anomaly.metrics import aupro, auroc_interval, image_ap, image_auroc, image_f1_max, pixel_auroc
 from anomaly.models.training import Progress, Silent
 from anomaly.quality.intervals import clopper_pearson
 from anomaly.records import Sample
@@ -44,14 +44,14 @@ def evaluate(
     for done, sample in enumerate(test, start=1):
         try:
             photo = detector.read(sample.path)
-            mask = _mask(sample, photo.shape[:2]) if pixels else None  # type: ignore[arg-type]
+            mask = _mask(sample, photo.shape[:2]) if pixels else None
         except ImageError as error:
             unreadable[str(sample.path)] = str(error)
             continue
         scores = detector.score(photo)
         scored.append((sample, scores))
         if mask is not None:
-            small = _compared_size(mask.shape)  # type: ignore[arg-type]
+            small = _compared_size(mask.shape)
             maps.append(resize(detector.full_map(scores, photo), small))
             masks.append(_shrink(mask, small))
         progress.step("evaluating", done, len(test))

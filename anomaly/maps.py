@@ -19,7 +19,7 @@ def resize(values: Map, size: tuple[int, int]) -> Map:
     """(h, w) -> `size` (H, W), bilinear, cell centres on cell centres."""
     if values.shape == size:
         return values
-    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 def top_mean(values: Map, share: float) -> float:
@@ -48,8 +48,11 @@ class MapStatistics:
     def standardise(self, values: Map) -> Map:
         """(values - mean) / spread."""
         if self.mean.shape == (1, 1):
-            return (values - self.mean[0, 0]) / self.spread[0, 0]
-        return (values - resize(self.mean, values.shape)) / resize(self.spread, values.shape)
+            mean, spread = self.mean, self.spread
+        else:
+            mean, spread = resize(self.mean, values.shape), resize(self.spread, values.shape)
+        standard: Map = (values - mean) / spread
+        return standard
 
 
 def standardise_held_out(maps: Sequence[Map], by_position: bool) -> list[Map]:
@@ -101,7 +104,7 @@ class _Moments:
         return cls(len(maps), first, second, by_position)
 
     def without(self, values: Map) -> _Moments:
-        same = resize(values, self.first.shape).astype(np.float64)  # type: ignore[arg-type]
+        same = resize(values, self.first.shape).astype(np.float64)
         return _Moments(self.count - 1, self.first - same, self.second - same**2, self.by_position)
 
     def statistics(self) -> MapStatistics:

@@ -27,7 +27,8 @@ def coreset(patches: Floats, size: int, seed: int) -> Floats:
     chosen, rest = order[: size - size // 2], order[size - size // 2 :]
     distance = MemoryBank.build(patches[chosen]).distance(patches[rest])
     worst = rest[np.argsort(-distance, kind="stable")[: size // 2]]
-    return patches[np.sort(np.concatenate([chosen, worst]))]
+    kept: Floats = patches[np.sort(np.concatenate([chosen, worst]))]
+    return kept
 
 
 class MemoryBank:
@@ -38,13 +39,13 @@ class MemoryBank:
         self.patches = np.ascontiguousarray(patches, dtype=np.float32)
         self.centroids = np.ascontiguousarray(centroids, dtype=np.float32)
         dimension = self.patches.shape[1]
-        if len(self.centroids) == 0:
-            self._index = faiss.IndexFlatL2(dimension)
-        else:
-            self._cells = faiss.IndexFlatL2(dimension)
+        self._cells = faiss.IndexFlatL2(dimension)
+        self._index: faiss.Index = faiss.IndexFlatL2(dimension)
+        if len(self.centroids):
             self._cells.add(self.centroids)
-            self._index = faiss.IndexIVFFlat(self._cells, dimension, len(self.centroids))
-            self._index.nprobe = PROBES
+            inverted = faiss.IndexIVFFlat(self._cells, dimension, len(self.centroids))
+            inverted.nprobe = PROBES
+            self._index = inverted
         self._index.add(self.patches)
 
     @classmethod
@@ -56,10 +57,11 @@ class MemoryBank:
             cells = int(2 * math.sqrt(len(patches)))
             kmeans = faiss.Kmeans(patches.shape[1], cells, niter=8, seed=1, max_points_per_centroid=48)
             kmeans.train(patches)
-            centroids = kmeans.centroids
+            centroids = np.asarray(kmeans.centroids, dtype=np.float32)
         return cls(patches, centroids)
 
     def distance(self, queries: Floats) -> Floats:
         """Euclidean distance of each row of `queries` (Q, D) to its nearest patch, (Q,) float32."""
         squared, _ = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), 1)
-        return np.sqrt(np.maximum(squared[:, 0], 0))
+        distance: Floats = np.sqrt(np.maximum(squared[:, 0], 0))
+        return distance

@@ -8,6 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ class Run:
 
         items = [Param(key, str(value)[:5000]) for key, value in values.items()]
         for start in range(0, len(items), 100):
-            self._call(lambda part=items[start : start + 100]: self._client.log_batch(self.run_id, params=part))
+            part = items[start : start + 100]
+            self._call(partial(self._client.log_batch, self.run_id, params=part))
 
     def metrics(self, values: Mapping[str, float | None]) -> None:
         """Log metrics; None is left out."""
@@ -75,8 +77,10 @@ class Run:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
+        if self.trouble:
+            return
         for key, value in values.items():
-            self._call(lambda key=key, value=value: self._client.set_tag(self.run_id, key, str(value)))
+            self._call(partial(self._client.set_tag, self.run_id, key, str(value)))
 
     def text(self, content: str, file: str) -> None:
         """Keep a text file with the run."""

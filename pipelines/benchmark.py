@@ -80,7 +80,9 @@ def mean_difference(samples: list[Sample], size: int = 128) -> float | None:
     from anomaly.metrics import image_auroc
 
     def small(sample: Sample) -> Any:
-        return cv2.resize(read_image(sample.path), (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        return cv2.resize(read_image(sample.path), (size, size), interpolation=cv2.INTER_AREA).astype(
+            np.float32
+        )
 
     mean = np.mean([small(sample) for sample in samples if sample.split == "train"], axis=0)
     test = [sample for sample in samples if sample.split == "test"]
@@ -145,7 +147,9 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     def mean(values: list[Any]) -> float | None:
         return None if any(value is None for value in values) else float(np.mean(values))
 
-    figures = {name: mean([run[name] for run in runs]) for name in (*FIGURES, "fit_seconds", "photos_per_second")}
+    figures = {
+        name: mean([run[name] for run in runs]) for name in (*FIGURES, "fit_seconds", "photos_per_second")
+    }
     branches = {name: mean([run["branches"][name] for run in runs]) for name in runs[0]["branches"]}
     types = {
         kind: mean([run["per_defect_type"][kind]["image_auroc"] for run in runs])
@@ -170,7 +174,7 @@ def line(row: dict[str, Any]) -> str:
     """One row of the table."""
 
     def figure(value: float | None, digits: int = 3) -> str:
-        return "–" if value is None else f"{value:.{digits}f}"
+        return "-" if value is None else f"{value:.{digits}f}"
 
     cells = [
         row["set"],

@@ -24,7 +24,9 @@ SPOT = (70, 40)
 """(row, col) of the middle of the defect on every bad photo."""
 
 
-def draw_photo(rng: np.random.Generator, *, bad: bool = False, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+def draw_photo(
+    rng: np.random.Generator, *, bad: bool = False, size: tuple[int, int] = (96, 128)
+) -> np.ndarray:
     """A grey plate with a ring on it, a little noise and a little shift; bad ones have a bright spot."""
     photo = np.full((*size, 3), 90.0)
     centre = (size[1] // 2 + int(rng.integers(-1, 2)), size[0] // 2 + int(rng.integers(-1, 2)))

@@ -1,5 +1,7 @@
 """Views: none at strength 0, the same by seed, and an honest account of where each pixel came from."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,11 @@ def test_origin_tells_where_a_pixel_came_from() -> None:
     rows, cols = np.mgrid[:64, :96]
     ramp = np.stack([rows, cols, 0 * rows], axis=-1).astype(np.uint8)
     maker = ViewMaker(0.8, 5)
-    maker._pipeline.transforms = [t for t in maker._pipeline.transforms if type(t).__name__ in ("Affine", "HorizontalFlip", "VerticalFlip")]
+    maker._pipeline.transforms = [
+        t
+        for t in maker._pipeline.transforms
+        if type(t).__name__ in ("Affine", "HorizontalFlip", "VerticalFlip")
+    ]
     for _ in range(5):
         view, origin = maker.view(ramp)
         inside = slice(16, 48), slice(24, 72)
@@ -53,3 +59,9 @@ def test_every_transform_has_its_range_written_down() -> None:
 def test_strength_outside_the_dial_is_refused(strength: float) -> None:
     with pytest.raises(ConfigError, match="between 0"):
         pipeline(strength, 0)
+
+
+def test_the_documentation_has_the_ranges() -> None:
+    page = (Path(__file__).parent.parent / "docs/augmentation.md").read_text()
+    for name, words in RANGES.items():
+        assert f"| {name} | {words} |" in page

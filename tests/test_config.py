@@ -39,8 +39,14 @@ def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("contrastive.embeding_size=3", "there is no field 'contrastive.embeding_size': did you mean 'embedding_size'"),
-        ("contrastive.augmentation_strength=2", "contrastive.augmentation_strength = 2: input should be less than"),
+        (
+            "contrastive.embeding_size=3",
+            "there is no field 'contrastive.embeding_size': did you mean 'embedding_size'",
+        ),
+        (
+            "contrastive.augmentation_strength=2",
+            "contrastive.augmentation_strength = 2: input should be less than",
+        ),
         ("scorers.embeding.bank_size=3", "unknown scorer 'embeding': did you mean 'embedding'"),
         ("scorers.embedding.bank=3", "there is no field 'scorers.embedding.bank': did you mean 'bank_size'"),
         ("nonsense", "--set takes section.key=value, got 'nonsense'"),

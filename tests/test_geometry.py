@@ -43,5 +43,9 @@ def test_a_patch_lights_the_place_it_shows(size: tuple[int, int]) -> None:
     row, col = height // 16 * 2 // 3, width // 16 // 4
     patches[row, col] = 1
     peak = np.unravel_index(geometry.to_photo(patches, size).argmax(), size)
-    assert peak[0] == pytest.approx((row + 0.5) / patches.shape[0] * size[0], abs=size[0] / patches.shape[0] / 2)
-    assert peak[1] == pytest.approx((col + 0.5) / patches.shape[1] * size[1], abs=size[1] / patches.shape[1] / 2)
+    assert peak[0] == pytest.approx(
+        (row + 0.5) / patches.shape[0] * size[0], abs=size[0] / patches.shape[0] / 2
+    )
+    assert peak[1] == pytest.approx(
+        (col + 0.5) / patches.shape[1] * size[1], abs=size[1] / patches.shape[1] / 2
+    )

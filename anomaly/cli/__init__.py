@@ -13,8 +13,8 @@ from anomaly.errors import AnomalyError
 EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
 10 anomalies found with --fail-on-anomaly, 130 interrupted; 1 only for a crash."""
 
-# Idle OpenMP threads sleep instead of spinning: torch and faiss each keep a team of them, and on a machine that
-# does other work as well spinning teams slow each other down many times over.
+# Idle OpenMP threads sleep instead of spinning: torch and faiss each keep a team of them, and on a machine
+# that does other work as well spinning teams slow each other down many times over.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(

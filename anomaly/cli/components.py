@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,10 @@ def command(json_: Annotated[bool, typer.Option("--json", help="Print one JSON o
     """List backbones, scorers and layouts that this installation has."""
     from anomaly.data.layouts import LAYOUTS
     from anomaly.models.backbones import BACKBONES
+    from anomaly.registry import Registry
     from anomaly.scorers import SCORERS
 
-    rooms = {"backbone": BACKBONES, "scorer": SCORERS, "layout": LAYOUTS}
+    rooms: dict[str, Registry[Any]] = {"backbone": BACKBONES, "scorer": SCORERS, "layout": LAYOUTS}
     if json_:
         result({kind: registry.summaries() for kind, registry in rooms.items()})
         return

@@ -42,7 +42,8 @@ def command(
     for name, value in metrics.items():
         if name == "per_defect_type":
             for kind, figures in value.items():
-                say(f"  {kind}: AUROC {_figure(figures['image_auroc'])}, escapes {figures['escapes']} of {figures['n']}")
+                auroc = _figure(figures["image_auroc"])
+                say(f"  {kind}: AUROC {auroc}, escapes {figures['escapes']} of {figures['n']}")
         elif not isinstance(value, dict):
             say(f"{name}: {_figure(value)}")
     for path, reason in metrics["unreadable"].items():

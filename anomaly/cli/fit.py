@@ -11,7 +11,9 @@ from anomaly.cli.terminal import TerminalProgress, result, say
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one field of the configuration; repeatable."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one field of the configuration; repeatable."
+    ),
 ]
 
 
@@ -32,9 +34,7 @@ def command(
     progress = TerminalProgress()
     with progress.running():
         try:
-            fitted = fit(
-                data, out, settings, resume=resume, overwrite=overwrite, progress=progress, say=say
-            )
+            fitted = fit(data, out, settings, resume=resume, overwrite=overwrite, progress=progress, say=say)
         except KeyboardInterrupt:
             say(f"stopped; go on with: anomaly fit {data} --out {out} --resume (and the same options)")
             raise

@@ -56,7 +56,9 @@ class TerminalProgress:
     @contextmanager
     def running(self) -> Iterator[TerminalProgress]:
         """Show progress and take signals while the block runs."""
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         if self._bars:
             self._bars.start()
         try:

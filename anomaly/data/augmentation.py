@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomaly.errors import ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A  # noqa: E402  (asks the network for updates unless told not to)
+import albumentations as A
 
 RANGES = {
     "Affine": "rotation up to 15 degrees, scale 0.8 to 1.2, shift up to 5 % of the crop",
@@ -66,6 +66,6 @@ class ViewMaker:
     def view(self, crop: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """(view (H, W, 3) uint8, origin (H, W, 2) float32): the (row, col) in `crop` of each pixel."""
         h, w = crop.shape[:2]
-        origin = np.stack(np.mgrid[:h, :w], axis=-1).astype(np.float32)
+        origin = np.moveaxis(np.mgrid[:h, :w], 0, -1).astype(np.float32)
         out: dict[str, Any] = self._pipeline(image=np.ascontiguousarray(crop), mask=origin)
         return out["image"], out["mask"]

@@ -24,8 +24,8 @@ MULTIPLE = 32
 class Geometry:
     """Aspect ratio is kept, up to rounding each side to a multiple of 32 px.
 
-    Photos of one framing get one long side; where framings differ (crops of one camera), every photo is scaled
-    by the same factor, so that texture keeps its scale.
+    Photos of one framing get one long side; where framings differ (crops of one camera), every photo is
+    scaled by the same factor, so that texture keeps its scale.
     """
 
     image_size: int
@@ -38,7 +38,11 @@ class Geometry:
         """The geometry for training photos of these (H, W)."""
         height, width = np.median(np.asarray(sizes), axis=0)
         long_side = max(height, width)
-        scale = min(1.0, float(np.sqrt(AREA / (height * width)))) if image_size == "auto" else image_size / long_side
+        scale = (
+            min(1.0, float(np.sqrt(AREA / (height * width))))
+            if image_size == "auto"
+            else image_size / long_side
+        )
         ratios = np.log([w / h for h, w in sizes])
         one_framing = float(np.ptp(np.percentile(ratios, [5, 95]))) < SAME_SHAPE
         return cls(_rounded(scale * long_side), None if one_framing else float(scale))
@@ -50,7 +54,7 @@ class Geometry:
 
     def working(self, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The photo (H, W, 3) at its working size."""
-        height, width = self.working_size(photo.shape[:2])  # type: ignore[arg-type]
+        height, width = self.working_size(photo.shape[:2])
         if (height, width) == photo.shape[:2]:
             return photo
         shrinks = height * width < photo.shape[0] * photo.shape[1]

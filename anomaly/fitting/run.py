@@ -104,19 +104,22 @@ def _partial(out: Path, config: RunConfig, good: Sequence[Sample], *, resume: bo
             before = None
         if before != key:
             raise ConfigError(
-                f"{one_line(partial)} was begun with other photos or another configuration: resume with those, "
-                "or start afresh with --overwrite"
+                f"{one_line(partial)} was begun with other photos or another configuration: resume with "
+                "those, or start afresh with --overwrite"
             )
     elif partial.exists() and not overwrite:
         raise ConfigError(
-            f"an interrupted fit lies in {one_line(partial)}: go on with --resume, or start afresh with --overwrite"
+            f"an interrupted fit lies in {one_line(partial)}: go on with --resume, "
+            "or start afresh with --overwrite"
         )
     else:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
         except OSError as error:
-            raise ConfigError(f"cannot write {one_line(partial)} ({error.strerror}): give another --out") from None
+            raise ConfigError(
+                f"cannot write {one_line(partial)} ({error.strerror}): give another --out"
+            ) from None
         note.write_text(json.dumps({"identity": key}))
     return partial
 
@@ -125,7 +128,11 @@ def _identity(config: RunConfig, good: Sequence[Sample]) -> str:
     """Hash of all that decides the result: the configuration and the training photos."""
     fields = config.model_dump(mode="json")
     del fields["tracking"]
-    photos = [[str(sample.path), sample.path.stat().st_size, sample.group] for sample in good if sample.path.exists()]
+    photos = [
+        [str(sample.path), sample.path.stat().st_size, sample.group]
+        for sample in good
+        if sample.path.exists()
+    ]
     return hashlib.sha256(json.dumps([fields, photos], sort_keys=True).encode("utf-8", "replace")).hexdigest()
 
 
@@ -219,8 +226,8 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
     threshold = detector.calibration.threshold
     for path in sorted((bundle.path / "reference").iterdir()):
         photo = detector.read(path)
-        values = detector.full_map(detector.score(photo), photo)
-        heat = overlay(photo, values, threshold, colour_ceiling(scores, threshold))
+        anomaly_map = detector.full_map(detector.score(photo), photo)
+        heat = overlay(photo, anomaly_map, threshold, colour_ceiling(scores, threshold))
         run.picture(png_bytes(heat), f"heatmaps/{path.name}")
     run.folder(bundle.path, "model")
 
@@ -242,5 +249,9 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "guarantee": detector.calibration.guarantee,
         "by_position": fitted.result.by_position,
         "seconds": fitted.result.seconds,
-        "mlflow": {"run_id": fitted.tracking.run_id, "uri": fitted.tracking.uri, "trouble": fitted.tracking.trouble},
+        "mlflow": {
+            "run_id": fitted.tracking.run_id,
+            "uri": fitted.tracking.uri,
+            "trouble": fitted.tracking.trouble,
+        },
     }

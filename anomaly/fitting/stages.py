@@ -90,9 +90,7 @@ class Fit:
             statistics, by_position, scores = self._standardise(maps)
             threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
         detector = Detector(config, geometry, white_level, encoder, scorers, statistics, threshold, picture)
-        return FitResult(
-            detector, train, held_out, scores, skipped, self.losses, self.seconds, by_position
-        )
+        return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds, by_position)
 
     def _readable(
         self, samples: list[Sample], white_level: float | None
@@ -104,13 +102,15 @@ class Fit:
         for done, sample in enumerate(samples, start=1):
             try:
                 photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
-                sizes[sample] = photo.shape[:2]  # type: ignore[assignment]
+                sizes[sample] = photo.shape[:2]
             except ImageError as error:
                 skipped[str(sample.path)] = str(error)
             self.progress.step("checking photos", done, len(samples))
         if len(sizes) < 2:
             reasons = f"; the first that could not be read: {next(iter(skipped.values()))}" if skipped else ""
-            raise DataError(f"training needs good photos, got {len(sizes)} that can be read{reasons}: add photos")
+            raise DataError(
+                f"training needs good photos, got {len(sizes)} that can be read{reasons}: add photos"
+            )
         return list(sizes), sizes, skipped
 
     def _split(self, good: list[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -125,8 +125,8 @@ class Fit:
                 Calibration.of(np.zeros(len(held_out)), self.config.calibration)
             except CalibrationError as error:
                 raise CalibrationError(
-                    f"{error} (at most half of the good photos are held out, whole groups of them where there are "
-                    f"groups, so about {2 * needed} good photos are needed in all; here are {len(good)})"
+                    f"{error} (at most half of the good photos are held out, whole groups of them where "
+                    f"there are groups: about {2 * needed} good photos are needed in all, here are {len(good)})"
                 ) from None
         if len({fingerprint(sample.path) for sample in train}) < 2:
             raise DataError("all training photos are the same photo: add photos of different good parts")

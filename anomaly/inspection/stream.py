@@ -16,7 +16,7 @@ from anomaly.data.images import find_images, one_line
 from anomaly.detector import Detector, Photo, Scores
 from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map
-from anomaly.records import Decision, Verdict
+from anomaly.records import Decision, Region, Verdict
 from anomaly.render import regions
 
 READ_AHEAD = 4
@@ -111,7 +111,7 @@ def decide(detector: Detector, path: str, scores: Scores, anomaly_map: Map) -> V
     if not np.isfinite(score):
         return Verdict(path, "error", error=f"{one_line(path)} has no finite score: report this photo")
     decision: Decision = "anomalous" if score > threshold else "normal"
-    found = ()
+    found: tuple[Region, ...] = ()
     if decision == "anomalous":
         # Drawing the map at the photo's size may round its one peak off: the region is shown all the same.
         found = regions(anomaly_map, min(threshold, float(np.nextafter(anomaly_map.max(), -np.inf))))

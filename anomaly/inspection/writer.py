@@ -109,7 +109,7 @@ class Writer:
     def _pictures(self, judged: Judged) -> dict[str, str]:
         """Write overlay and raw map; keep small pictures for the report if this is one of the worst."""
         verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
-        assert photo is not None and values is not None and verdict.image_score is not None  # noqa: S101
+        assert photo is not None and values is not None and verdict.image_score is not None
         threshold = self.bundle.detector.calibration.threshold
         index = len(self._verdicts)
         stem = f"{index:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(verdict.path).stem)[:60]}"

@@ -28,21 +28,20 @@ class Projection(nn.Module):
     def __init__(self, channels: int, embedding_size: int, hidden: int = 256) -> None:
         super().__init__()
         self.linear = nn.Conv2d(channels, embedding_size, 1, bias=False)
-        self.correction = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1), nn.GELU(), nn.Conv2d(hidden, embedding_size, 1)
-        )
+        self.hidden = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.GELU())
+        self.correction = nn.Conv2d(hidden, embedding_size, 1)
 
     def start_from(self, patches: Tensor) -> None:
         """Set the linear map to the principal directions of `patches` (N, C), the correction to nothing."""
         centred = patches.double() - patches.double().mean(0)
-        _, directions = torch.linalg.eigh(centred.T @ centred)
+        directions: Tensor = torch.linalg.eigh(centred.T @ centred)[1]
         directions = directions.flip(1)[:, : self.linear.out_channels]
         directions = directions * _signs(directions)
         with torch.no_grad():
             self.linear.weight.zero_()
             self.linear.weight[: directions.shape[1], :, 0, 0] = directions.T.float()
-            self.correction[2].weight.zero_()
-            self.correction[2].bias.zero_()
+            self.correction.weight.zero_()
+            nn.init.zeros_(self.correction.bias)  # type: ignore[arg-type]
 
     @staticmethod
     def pool(features: Tensor) -> Tensor:
@@ -51,7 +50,7 @@ class Projection(nn.Module):
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
         """The embedding of features that were pooled before."""
-        out: Tensor = self.linear(pooled) + self.correction(pooled)
+        out: Tensor = self.linear(pooled) + self.correction(self.hidden(pooled))
         return out
 
     def forward(self, features: Tensor) -> Tensor:
@@ -80,7 +79,11 @@ class Encoder(nn.Module):
 
     def standardise_by(self, raw: Iterable[Tensor]) -> None:
         """Take channel mean and spread from `raw` features (C, h, w) of training photos."""
-        count, first, second = 0, torch.zeros(self.mean.shape[0]).double(), torch.zeros(self.mean.shape[0]).double()
+        count, first, second = (
+            0,
+            torch.zeros(self.mean.shape[0]).double(),
+            torch.zeros(self.mean.shape[0]).double(),
+        )
         for values in raw:
             flat = values.flatten(1).double()
             count += flat.shape[1]

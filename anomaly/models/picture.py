@@ -1,4 +1,4 @@
-"""The picture of what the model expected to see: a small pixel autoencoder, for the eye and not for scores."""
+"""The picture of what the model expected to see: a small pixel autoencoder, for the eye alone."""
 
 from __future__ import annotations
 

@@ -50,7 +50,9 @@ class Checkpoints:
     def due(self) -> bool:
         return self.folder is not None and time.monotonic() - self._saved >= SAVE_EVERY
 
-    def save(self, stage: str, step: int, losses: list[float], module: nn.Module, optimizer: torch.optim.AdamW) -> None:
+    def save(
+        self, stage: str, step: int, losses: list[float], module: nn.Module, optimizer: torch.optim.AdamW
+    ) -> None:
         """Write weights, optimizer state and losses after `step` steps; the file is replaced as a whole."""
         self._saved = time.monotonic()
         if self.folder is None:
@@ -75,7 +77,9 @@ class Checkpoints:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError):
             return 0, []  # a torn file: this stage starts again
-        module.load_state_dict({key[7:]: value for key, value in tensors.items() if key.startswith("module.")})
+        module.load_state_dict(
+            {key[7:]: value for key, value in tensors.items() if key.startswith("module.")}
+        )
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
