@@ -94,6 +94,7 @@ def write_bundle(
         "backbone": detector.encoder.backbone.name,
         "geometry": asdict(detector.geometry),
         "white_level": detector.white_level,
+        "weights": dict(detector.weights),
         "threshold": detector.calibration.threshold,
         **facts,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -147,6 +148,7 @@ def read_bundle(folder: Path) -> Bundle:
             encoder.eval(),
             scorers,
             statistics,
+            {name: float(manifest["weights"][name]) for name in scorers},
             calibration,
             picture,
         )

@@ -56,6 +56,8 @@ class ContrastiveConfig(Section):
 class FusionConfig(Section):
     by_position: Literal["auto", "always", "never"] = "auto"
     """Whether a map is standardised at each position or as a whole; auto decides from normal photos."""
+    weighting: Literal["inverse_variance", "equal"] = "inverse_variance"
+    """How branches are weighted: by how steady their scores are on held-out normal photos, or alike."""
     top_share: Share = 0.01
     """The image score is the mean of this share of the anomaly map, its largest values."""
 

@@ -43,6 +43,8 @@ class Detector:
     encoder: Encoder
     scorers: Mapping[str, Scorer[Any]]
     statistics: Mapping[str, MapStatistics]
+    weights: Mapping[str, float]
+    """Share of each branch in the fused map; they sum to 1."""
     calibration: Calibration
     picture: PixelAutoencoder | None
 
@@ -62,7 +64,7 @@ class Detector:
     def combine(self, maps: Mapping[str, Map]) -> Scores:
         """Standardise and fuse the maps of the branches."""
         standard = {name: self.statistics[name].standardise(values) for name, values in maps.items()}
-        return fuse(standard, self.config.fusion.top_share)
+        return fuse(standard, self.weights, self.config.fusion.top_share)
 
     def full_map(self, scores: Scores, photo: Photo) -> Map:
         """The anomaly map at the photo's own size (H, W)."""
@@ -78,11 +80,12 @@ def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[s
     return {name: scorer.score(getattr(maps, scorer.input)).numpy() for name, scorer in scorers.items()}
 
 
-def fuse(standard: Mapping[str, Map], top_share: float) -> Scores:
-    """Mean of the standardised maps, on the finest grid of them; its top share is the image score."""
+def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: float) -> Scores:
+    """Weighted mean of the standardised maps, on the finest grid of them; its top share is the image score."""
     size = max((values.shape for values in standard.values()), key=lambda shape: shape[0] * shape[1])
-    stack = np.stack([resize(values, size) for values in standard.values()])
-    fused: Map = np.asarray(stack.mean(axis=0), dtype=np.float32)
+    fused = np.zeros(size, dtype=np.float32)
+    for name, values in standard.items():
+        fused += np.float32(weights[name]) * resize(values, size)
     branches = {name: top_mean(values, top_share) for name, values in standard.items()}
     return Scores(top_mean(fused, top_share), fused, branches)
 

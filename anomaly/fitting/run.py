@@ -190,6 +190,7 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             "backbone.used": manifest["backbone"],
             "image.size_used": detector.geometry.image_size,
             **{f"by_position.{name}": value for name, value in result.by_position.items()},
+            **{f"weight.{name}": value for name, value in detector.weights.items()},
         }
     )
     run.tags(
@@ -248,6 +249,7 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "threshold": detector.calibration.threshold,
         "guarantee": detector.calibration.guarantee,
         "by_position": fitted.result.by_position,
+        "weights": dict(detector.weights),
         "seconds": fitted.result.seconds,
         "mlflow": {
             "run_id": fitted.tracking.run_id,

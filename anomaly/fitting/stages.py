@@ -19,7 +19,7 @@ from anomaly.data.images import fingerprint, read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.maps import Map, MapStatistics, positions_help, standardise_held_out
+from anomaly.maps import Map, MapStatistics, positions_help, standardise_held_out, top_mean
 from anomaly.models.backbones import build_backbone
 from anomaly.models.contrastive import train_backbone, train_projection
 from anomaly.models.encoder import Encoder
@@ -87,9 +87,11 @@ class Fit:
                 )
         with self._timed("calibration"):
             maps = self._held_out_maps(encoder, scorers, held_out_photos)
-            statistics, by_position, scores = self._standardise(maps)
+            statistics, weights, by_position, scores = self._standardise(maps)
             threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
-        detector = Detector(config, geometry, white_level, encoder, scorers, statistics, threshold, picture)
+        detector = Detector(
+            config, geometry, white_level, encoder, scorers, statistics, weights, threshold, picture
+        )
         return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds, by_position)
 
     def _readable(
@@ -201,8 +203,8 @@ class Fit:
 
     def _standardise(
         self, maps: dict[str, list[Map]]
-    ) -> tuple[dict[str, MapStatistics], dict[str, bool], list[Scores]]:
-        """Statistics of each branch, whether they tell positions apart, and the held-out scores."""
+    ) -> tuple[dict[str, MapStatistics], dict[str, float], dict[str, bool], list[Scores]]:
+        """Statistics and weight of each branch, whether it tells positions apart, and held-out scores."""
         fusion = self.config.fusion
         statistics, by_position, standard = {}, {}, {}
         for name, values in maps.items():
@@ -210,11 +212,18 @@ class Fit:
             by_position[name] = positions_help(values) if auto else fusion.by_position == "always"
             statistics[name] = MapStatistics.of(values, by_position[name])
             standard[name] = standardise_held_out(values, by_position[name])
+        weights = dict.fromkeys(standard, 1.0)
+        if fusion.weighting == "inverse_variance":
+            for name, values in standard.items():
+                weights[name] = 1 / max(float(np.var([top_mean(v, fusion.top_share) for v in values])), 1e-6)
+        total = sum(weights.values())
+        weights = {name: weight / total for name, weight in weights.items()}
         photos = range(len(next(iter(maps.values()))))
         scores = [
-            fuse({name: values[i] for name, values in standard.items()}, fusion.top_share) for i in photos
+            fuse({name: values[i] for name, values in standard.items()}, weights, fusion.top_share)
+            for i in photos
         ]
-        return statistics, by_position, scores
+        return statistics, weights, by_position, scores
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -69,7 +69,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Kappa:
-    """Agreement beyond chance. The interval is asymptotic; None where nothing disagrees or one part is left."""
+    """Agreement beyond chance. No asymptotic interval exists where nothing disagrees or one part is left."""
 
     value: float
     lower: float | None
@@ -354,10 +354,12 @@ def _warnings(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str]:
 
 
 def _warnings_on_kappa(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str]:
-    if len({bool(r) for p in parts for r in p.rejected}) == 1:
+    decisions = {bool(r) for p in parts for r in p.rejected}
+    if len(decisions) == 1:
+        word = "rejected" if decisions == {True} else "passed"
         yield (
-            f"Every photo was {'rejected' if parts[0].rejected[0] else 'passed'}, so there is no kappa between "
-            "repeats: choose good and defective parts, some of them near the limit."
+            f"Every photo was {word}, so there is no kappa between repeats: choose good and defective parts, "
+            "some of them near the limit."
         )
     for kappa, of in (
         (study.kappa_reference, "with the reference"),
@@ -365,9 +367,8 @@ def _warnings_on_kappa(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str
     ):
         if kappa is not None and kappa.skewed and kappa.verdict != "good":
             yield (
-                f"Kappa {of} is {kappa.value:.2f} although {kappa.agreement:.1%} agree: one side is rarer than "
-                f"{SKEWED:.0%}, which deflates kappa; go by the agreement, or bring as many defective as good "
-                "parts."
+                f"Kappa {of} is {kappa.value:.2f} although {kappa.agreement:.1%} agree: one side is rarer "
+                f"than {SKEWED:.0%}, which deflates kappa. Go by the agreement, or balance the parts."
             )
         if kappa is not None and kappa.lower is None:
             yield f"Kappa {of} has no interval, as nothing disagrees or one part is left: bring more parts."
@@ -384,8 +385,8 @@ def _warnings_on_scores(scores: ScoreRepeatability) -> Iterator[str]:
     if scores.in_doubt:
         more = " ..." if len(scores.in_doubt) > 5 else ""
         yield (
-            f"{len(scores.in_doubt)} parts score within {IN_DOUBT:g} repeatability standard deviations of the "
-            f"threshold and may be judged either way: {', '.join(scores.in_doubt[:5])}{more}."
+            f"{len(scores.in_doubt)} parts score within {IN_DOUBT:g} repeatability standard deviations of "
+            f"the threshold and may be judged either way: {', '.join(scores.in_doubt[:5])}{more}."
         )
 
 
