@@ -65,7 +65,7 @@ def test_nt_xent_without_any_negative_is_zero_with_finite_gradients() -> None:
     first.requires_grad_()
     loss = nt_xent(first, second, T, torch.zeros(6, 6, dtype=torch.bool))
     loss.backward()
-    assert float(loss) == pytest.approx(0, abs=1e-12)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
     assert first.grad is not None and torch.isfinite(first.grad).all()
 
 

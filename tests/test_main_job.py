@@ -196,3 +196,12 @@ def test_missing_newer_and_foreign_bundles_are_named(model: Path, tmp_path: Path
 def test_a_bundle_holds_data_only(model: Path) -> None:
     kinds = {path.suffix for path in model.rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors", ".png"}
+
+
+def test_nothing_pretrained_is_needed(product: Path, tmp_path: Path) -> None:
+    config = RunConfig.load(None, [*QUICK, "backbone=none", "contrastive.backbone_steps=4"])
+    fitted = fit(product, tmp_path / "m", config)
+    assert fitted.bundle.manifest["backbone"] == "none"
+    assert len(fitted.result.losses["backbone"]) == 4
+    photo = fitted.bundle.detector.read(product / "test/spot/000.png")
+    assert np.isfinite(fitted.bundle.detector.score(photo).image_score)

@@ -182,8 +182,7 @@ def _check(parts: Sequence[Part]) -> None:
         if count > 1:
             raise DataError(f"part {name!r} is listed {count} times: put all its photos in one entry")
     for part in parts:
-        name, photos, scores = part.name, len(part.rejected), len(part.scores)
-        looks = part.manual
+        name, photos, scores, looks = part.name, len(part.rejected), len(part.scores), part.manual
         if not photos:
             raise DataError(f"part {name!r} has no decisions: inspect its photos, or leave it out")
         if bool(scores) != bool(len(parts[0].scores)) or scores not in (0, photos):
@@ -245,8 +244,8 @@ def _cohen(parts: Sequence[Part], alpha: float) -> Kappa:
     linear = (agrees - observed - (1 - value) * (expected - 2 * chance)) / (1 - chance)
     error = np.sqrt(np.sum(np.bincount(index, weights=linear) ** 2)) / len(decision)
     rarest = min(rejected, 1 - rejected, defective, 1 - defective)
-    quantile = special.ndtri(1 - alpha / 2) if len(parts) > 1 else 0
-    return _kappa(float(value), float(error), float(quantile), float(observed), float(rarest))
+    quantile = float(special.ndtri(1 - alpha / 2))
+    return _kappa(float(value), float(error), quantile, float(observed), float(rarest))
 
 
 def _fleiss(parts: Sequence[Part], alpha: float) -> Kappa | None:
@@ -285,40 +284,37 @@ def _score_repeatability(
 
     between: float | None = None
     ratio: float | None = None
-    bounds: list[float | None] = [None, None]
+    spread: Sequence[float] = (0.0, 0.0)  # upper and lower bound of between_sd ** 2
     if k > 1:
         grand = np.sum(counts * means) / total
         each = (total - np.sum(counts**2) / total) / (k - 1)
         among = float(np.sum(counts * (means - grand) ** 2) / (k - 1)) if np.ptp(means) > 0 else 0.0
         between = float(np.sqrt(max((among - within) / each, 0)))
         ratio = float(np.sqrt(within)) / between if between else None
-        # Upper and lower bound of between^2 / within^2, which is within * spread.
         spread = (among / stats.f.ppf(tails[::-1], k - 1, freedom) - within) / each
-        bounds = [float(np.sqrt(within / s)) if s > 0 else None for s in spread]
+    smallest, largest = (float(np.sqrt(within / s)) if s > 0 else None for s in spread)
     margins = None
     if threshold is not None and within > 0:
-        margins = {
-            p.name: float((m - threshold) / np.sqrt(within)) for p, m in zip(parts, means, strict=True)
-        }
+        ratios = (means - threshold) / np.sqrt(within)
+        margins = dict(zip((p.name for p in parts), ratios.tolist(), strict=True))
     return ScoreRepeatability(
         within_sd=float(np.sqrt(within)),
         within_interval=(float(low), float(high)),
         between_sd=between,
         ratio=ratio,
-        ratio_interval=(bounds[0], bounds[1]),
+        ratio_interval=(smallest, largest),
         margins=margins,
         in_doubt=tuple(name for name, margin in (margins or {}).items() if abs(margin) < IN_DOUBT),
     )
 
 
 def _knapp(parts: Sequence[Part], alpha: float) -> Knapp:
-    manual = [p for p in parts if p.manual is not None]
     automated = {p.name: Fraction(sum(map(bool, p.rejected)), len(p.rejected)) for p in parts}
-    by_people = {p.name: Fraction(*p.manual) for p in manual if p.manual is not None}
+    by_people = {p.name: Fraction(*p.manual) for p in parts if p.manual is not None}
     rates = by_people or automated
     reject = tuple(name for name, rate in rates.items() if rate >= Fraction(7, 10))
     accept = tuple(name for name, rate in rates.items() if rate <= Fraction(3, 10))
-    grey = tuple(name for name in rates if name not in reject and name not in accept)
+    grey = tuple(name for name, rate in rates.items() if Fraction(3, 10) < rate < Fraction(7, 10))
     found = _rate([[automated[p.name] >= Fraction(7, 10)] for p in parts if p.defective], alpha)
     if not (by_people and reject):
         return Knapp(reject, grey, accept, bool(by_people), found, None, None, None, None)
@@ -347,10 +343,7 @@ def _warnings(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str]:
         yield "People reject no part 7 times in 10, so Knapp's test has no reject zone: add clearer defects."
     looks = min((p.manual[1] for p in parts if p.manual is not None), default=KNAPP_LOOKS)
     if looks < KNAPP_LOOKS:
-        yield (
-            f"People looked {looks} times at a part: Knapp's protocol takes {KNAPP_LOOKS} looks, 10 by each "
-            "of 3 inspectors."
-        )
+        yield f"People looked {looks} times at a part: Knapp takes {KNAPP_LOOKS}, 10 by each of 3 inspectors."
 
 
 def _warnings_on_kappa(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str]:
@@ -376,10 +369,7 @@ def _warnings_on_kappa(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str
 
 def _warnings_on_scores(scores: ScoreRepeatability) -> Iterator[str]:
     if scores.within_sd == 0:
-        yield (
-            "All photos of a part score exactly alike. Copies of one photo measure nothing: place and "
-            "photograph each part anew."
-        )
+        yield "All photos of a part score alike. Copies of one photo measure nothing: place each part anew."
     if scores.between_sd is not None and scores.ratio is None:
         yield "Scores of different parts differ no more than those of one part: they tell no parts apart."
     if scores.in_doubt:
@@ -393,10 +383,7 @@ def _warnings_on_scores(scores: ScoreRepeatability) -> Iterator[str]:
 def _warnings_on_reference(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str]:
     unknown = sum(p.defective is None for p in parts)
     if unknown == study.parts:
-        yield (
-            "No part has a reference, so effectiveness, miss rate, false-alarm rate and kappa against it "
-            "cannot be given: let experts agree on each part."
-        )
+        yield "No part has a reference, so no decision can be called right: let experts agree on each part."
         return
     if unknown:
         yield f"{unknown} parts have no reference and count for repeatability alone."

@@ -1,0 +1,48 @@
+"""What the README tells its reader to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+from test_commands import run
+
+ROOT = Path(__file__).parent.parent
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("anomaly ")]
+
+
+def test_the_three_commands_run_as_written(
+    capfd: pytest.CaptureFixture[str], product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(product / "train/good", "photos/good")
+    shutil.copytree(product / "test", "photos/new")
+    shutil.copytree(product, "dataset")
+    shutil.rmtree("dataset/train")
+    (tmp_path / "dataset/train/good").mkdir(parents=True)
+    assert [words[1] for words in commands()] == ["fit", "inspect", "evaluate"]
+    for words in commands():
+        quick = [part for setting in QUICK for part in ("--set", setting)] if words[1] == "fit" else []
+        code, _, stderr = run(capfd, *words[1:], *quick)
+        assert code == 0, stderr
+    assert (tmp_path / "results/report.html").exists()
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
