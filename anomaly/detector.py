@@ -81,7 +81,7 @@ def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[s
 
 
 def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: float) -> Scores:
-    """Weighted mean of the standardised maps, on the finest grid of them; its top share is the image score."""
+    """Weighted mean of standardised maps, on the finest grid of them; its top share is the image score."""
     size = max((values.shape for values in standard.values()), key=lambda shape: shape[0] * shape[1])
     fused = np.zeros(size, dtype=np.float32)
     for name, values in standard.items():

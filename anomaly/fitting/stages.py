@@ -128,7 +128,7 @@ class Fit:
             except CalibrationError as error:
                 raise CalibrationError(
                     f"{error} (at most half of the good photos are held out, whole groups of them where "
-                    f"there are groups: about {2 * needed} good photos are needed in all, here are {len(good)})"
+                    f"there are groups: about {2 * needed} good photos are needed, here are {len(good)})"
                 ) from None
         if len({fingerprint(sample.path) for sample in train}) < 2:
             raise DataError("all training photos are the same photo: add photos of different good parts")
