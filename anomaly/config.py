@@ -55,10 +55,11 @@ class ContrastiveConfig(Section):
 
 class FusionConfig(Section):
     by_position: Literal["auto", "always", "never"] = "auto"
-    """Whether a map is standardised at each position or as a whole; auto decides from normal photos."""
-    weighting: Literal["inverse_variance", "equal"] = "inverse_variance"
-    """How branches are weighted: by how steady their scores are on held-out normal photos, or alike."""
-    top_share: Share = 0.01
+    """Whether maps are standardised at each position or as a whole; auto takes, for each branch, what makes
+    the scores of held-out normal photos vary less."""
+    weighting: Literal["minimum_variance", "equal"] = "minimum_variance"
+    """How branches are weighted: so that scores of held-out normal photos vary least, or alike."""
+    top_share: Share = 0.03
     """The image score is the mean of this share of the anomaly map, its largest values."""
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 Map = NDArray[np.float32]
 
 FLOOR = 0.1
 """Smallest spread at a position, as a share of the spread of all positions together."""
+SHRINKAGE = 0.1
 
 
 def resize(values: Map, size: tuple[int, int]) -> Map:
@@ -66,21 +68,20 @@ def standardise_held_out(maps: Sequence[Map], by_position: bool) -> list[Map]:
     return [moments.without(values).statistics().standardise(values) for values in maps]
 
 
-def positions_help(maps: Sequence[Map]) -> bool:
-    """Whether telling positions apart describes a held-out normal photo better than not.
+def minimum_variance_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (k,), none negative, sum 1, whose mix of k branches' `scores` (n, k) varies least.
 
-    Compared by the Gaussian log-likelihood of each map under the statistics of all the others.
+    The scores are those of held-out normal photos: what a mix varies by among good photos is what a defect
+    must exceed. The covariance is shrunk a little towards its mean variance, as photos are few.
     """
-    if len(maps) < 8:
-        return False
-    gain = 0.0
-    by_position, whole = _Moments.of(maps, True), _Moments.of(maps, False)
-    for values in maps:
-        for moments, sign in ((by_position, 1.0), (whole, -1.0)):
-            statistics = moments.without(values).statistics()
-            z = statistics.standardise(values)
-            gain -= sign * float(np.mean(0.5 * z**2) + np.mean(np.log(statistics.spread)))
-    return gain > 0
+    centred = scores - scores.mean(axis=0)
+    covariance = centred.T @ centred / len(scores)
+    k = len(covariance)
+    scale = max(float(np.trace(covariance)) / k, 1e-12)
+    factor = np.linalg.cholesky(covariance / scale + SHRINKAGE * np.eye(k))
+    heavy = 1e4  # holds the sum at 1 within the least-squares problem
+    weights, _ = nnls(np.vstack([factor.T, np.full((1, k), heavy)]), np.append(np.zeros(k), heavy))
+    return np.asarray(weights / weights.sum())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly.maps import MapStatistics, positions_help, standardise_held_out, top_mean
+from anomaly.maps import MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
 
 
 @pytest.fixture
@@ -34,11 +34,21 @@ def test_whole_map_statistics_are_mean_and_spread(maps: list[np.ndarray]) -> Non
     assert statistics.spread[0, 0] == pytest.approx(np.std(maps), rel=1e-5)
 
 
-def test_positions_help_where_they_differ_and_not_where_they_do_not(maps: list[np.ndarray]) -> None:
-    rng = np.random.default_rng(3)
-    alike = [rng.normal(size=(12, 20)).astype(np.float32) for _ in range(30)]
-    assert positions_help(maps)
-    assert not positions_help(alike)
+def test_weights_are_those_of_least_variance() -> None:
+    rng = np.random.default_rng(4)
+    common = rng.normal(size=400)
+    scores = np.stack([common + rng.normal(size=400), 0.3 * common + 0.5 * rng.normal(size=400)], axis=1)
+    weights = minimum_variance_weights(scores)
+    grid = np.linspace(0, 1, 201)
+    best = grid[np.argmin([(share * scores[:, 0] + (1 - share) * scores[:, 1]).var() for share in grid])]
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
+    assert weights[0] == pytest.approx(best, abs=0.1)
+
+
+def test_alike_branches_share_alike_and_constant_ones_do_not_break_it() -> None:
+    rng = np.random.default_rng(5)
+    np.testing.assert_allclose(minimum_variance_weights(rng.normal(size=(5000, 3))), 1 / 3, atol=0.03)
+    assert minimum_variance_weights(np.zeros((10, 2))).sum() == pytest.approx(1)
 
 
 def test_a_map_of_another_size_is_met_by_resized_statistics(maps: list[np.ndarray]) -> None:

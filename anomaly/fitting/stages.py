@@ -19,7 +19,7 @@ from anomaly.data.images import fingerprint, read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.maps import Map, MapStatistics, positions_help, standardise_held_out, top_mean
+from anomaly.maps import Map, MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
 from anomaly.models.backbones import build_backbone
 from anomaly.models.contrastive import train_backbone, train_projection
 from anomaly.models.encoder import Encoder
@@ -206,18 +206,21 @@ class Fit:
     ) -> tuple[dict[str, MapStatistics], dict[str, float], dict[str, bool], list[Scores]]:
         """Statistics and weight of each branch, whether it tells positions apart, and held-out scores."""
         fusion = self.config.fusion
-        statistics, by_position, standard = {}, {}, {}
+        choices = {"auto": (True, False), "always": (True,), "never": (False,)}[fusion.by_position]
+        statistics, by_position, standard, steady = {}, {}, {}, {}
         for name, values in maps.items():
-            auto = fusion.by_position == "auto"
-            by_position[name] = positions_help(values) if auto else fusion.by_position == "always"
-            statistics[name] = MapStatistics.of(values, by_position[name])
-            standard[name] = standardise_held_out(values, by_position[name])
-        weights = dict.fromkeys(standard, 1.0)
-        if fusion.weighting == "inverse_variance":
-            for name, values in standard.items():
-                weights[name] = 1 / max(float(np.var([top_mean(v, fusion.top_share) for v in values])), 1e-6)
-        total = sum(weights.values())
-        weights = {name: weight / total for name, weight in weights.items()}
+            ways = {positions: standardise_held_out(values, positions) for positions in choices}
+            scores_of = {
+                positions: np.array([top_mean(one, fusion.top_share) for one in held_out])
+                for positions, held_out in ways.items()
+            }
+            best = min(choices, key=lambda positions: float(scores_of[positions].var()))
+            by_position[name], standard[name], steady[name] = best, ways[best], scores_of[best]
+            statistics[name] = MapStatistics.of(values, best)
+        shares = np.full(len(maps), 1 / len(maps))
+        if fusion.weighting == "minimum_variance":
+            shares = minimum_variance_weights(np.stack(list(steady.values()), axis=1))
+        weights = dict(zip(maps, shares.tolist(), strict=True))
         photos = range(len(next(iter(maps.values()))))
         scores = [
             fuse({name: values[i] for name, values in standard.items()}, weights, fusion.top_share)
