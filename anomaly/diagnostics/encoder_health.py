@@ -84,14 +84,14 @@ def read_effective_rank(value: float, embedding_size: int) -> str:
 
 
 def nearest_neighbour_accuracy(embeddings: npt.ArrayLike, groups: npt.ArrayLike) -> float:
-    """Share of (N, D) rows whose nearest other row, at unit length, is of their group; `groups` (N,).
+    """Share of (N, D) rows whose nearest other row is of their group; `groups` (N,).
 
     For groups that nobody labelled in training (lot, variant), a fall over training is class collapse.
+    Distances are Euclidean, between embeddings as they are.
     """
     z, group = _embeddings(embeddings, 2), _groups(groups)
     if len(group) != len(z):
         raise DataError(f"{len(z)} embeddings but {len(group)} groups: give one group per photo")
-    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.finfo(float).tiny)
     nearest = NearestNeighbors(n_neighbors=1).fit(z).kneighbors(return_distance=False)[:, 0]
     return float((group[nearest] == group).mean())
 

@@ -324,9 +324,8 @@ def _knapp(parts: Sequence[Part], alpha: float) -> Knapp:
         differences = np.array([float(automated[name] - by_people[name]) for name in reject])
         half = stats.t.ppf(1 - alpha / 2, len(reject) - 1) * stats.sem(differences)
         interval = float(differences.mean() - half), float(differences.mean() + half)
-    return Knapp(
-        reject, grey, accept, True, found, float(ours), float(theirs), interval, bool(ours >= theirs)
-    )
+    passed = bool(ours >= theirs)
+    return Knapp(reject, grey, accept, True, found, float(ours), float(theirs), interval, passed)
 
 
 def _warnings(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str]:
@@ -350,14 +349,9 @@ def _warnings_on_kappa(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str
     decisions = {bool(r) for p in parts for r in p.rejected}
     if len(decisions) == 1:
         word = "rejected" if decisions == {True} else "passed"
-        yield (
-            f"Every photo was {word}, so there is no kappa between repeats: choose good and defective parts, "
-            "some of them near the limit."
-        )
-    for kappa, of in (
-        (study.kappa_reference, "with the reference"),
-        (study.kappa_repeats, "between repeats"),
-    ):
+        yield f"Every photo was {word}, so there is no kappa between repeats: add parts near the limit."
+    pairs = ((study.kappa_reference, "with the reference"), (study.kappa_repeats, "between repeats"))
+    for kappa, of in pairs:
         if kappa is not None and kappa.skewed and kappa.verdict != "good":
             yield (
                 f"Kappa {of} is {kappa.value:.2f} although {kappa.agreement:.1%} agree: one side is rarer "

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly.diagnostics.encoder_health import effective_rank
+from anomaly.diagnostics.encoder_health import effective_rank, nearest_neighbour_accuracy
 from anomaly.models.losses import joint_contrastive, nt_xent
 from pipelines.papers.contrastive import Network, embed, probe, train, unit, warp
 from pipelines.papers.digits import SIDE, WIDTHS, digits
@@ -46,6 +46,8 @@ class Outcome:
     """The same on embeddings as they come, where a feature of tiny variance can still be found."""
     bit: float
     """Mean accuracy over the bits, on unit-length embeddings."""
+    neighbour: float
+    """Share of test digits whose nearest other one, by embeddings as they come, is the same digit."""
     rank: float
 
 
@@ -83,6 +85,7 @@ def outcome(recipe: Recipe, seed: int) -> Outcome:
         accuracy(z, data.labels),
         accuracy(raw, data.labels),
         float(np.mean(each_bit)) if each_bit else float("nan"),
+        nearest_neighbour_accuracy(raw[data.test], data.labels[data.test]),
         effective_rank(raw[data.test]),
     )
 
@@ -144,7 +147,8 @@ def temperature_table() -> list[Row]:
 def _row(experiment: str, condition: str, recipe: Recipe, reference: float | None, source: str) -> Row:
     outcomes = [outcome(recipe, seed) for seed in SEEDS]
     raw = np.mean([o.digit_raw for o in outcomes])
-    note = f"embedding not normalised {raw:.3f}"
+    neighbour = np.mean([o.neighbour for o in outcomes])
+    note = f"not normalised {raw:.3f}, nearest neighbour {neighbour:.3f}"
     if recipe.bits:
         note += f", bits {np.mean([o.bit for o in outcomes]):.3f}"
     accuracies = tuple(o.digit for o in outcomes)
