@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from anomaly.errors import AnomalyError, ConfigError, nearest
-from pipelines.papers import collapse, reconstruction, suppression, visibility
+from pipelines.papers import collapse, photo_subspaces, reconstruction, suppression, visibility
 from pipelines.papers.table import Row, markdown
 
 Experiment = Callable[[Path | None], list[Row] | str]
@@ -25,7 +25,7 @@ EXPERIMENTS: dict[str, tuple[str, Experiment]] = {
     "chen": ("bits by temperature", lambda _: suppression.temperature_table()),
     "r2": ("class collapse", lambda _: collapse.class_collapse()),
     "r3": ("reconstruction against perception", lambda _: reconstruction.perception()),
-    "r3-photos": ("reconstruction against perception, real photos", reconstruction.perception_on_photos),
+    "r3-photos": ("reconstruction against perception, real photos", photo_subspaces.perception_on_photos),
     "r4": ("residual against the number of nuisance factors", lambda _: reconstruction.nuisance_rank()),
     "r5": ("augmentation decides which defect is visible", lambda _: visibility.visibility()),
     "r5-photos": (

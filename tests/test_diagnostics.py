@@ -239,7 +239,9 @@ def test_masked_solution_is_the_best_rank_k_regression_from_masked_photos() -> N
     q = np.linalg.qr(centred @ encoder)[0]
     power = sum(np.square((y == c).astype(float) @ q) for c in range(2))
     expected = 100 * np.sqrt(np.cumsum(power) / power.sum())
-    np.testing.assert_allclose(reconstruction_alignment(x, y, PatchMasking(drop, patches)), expected, atol=2)
+    np.testing.assert_allclose(
+        reconstruction_alignment(x, y, PatchMasking(drop, patches)), expected, atol=0.5
+    )
 
 
 def test_constant_pixels_do_not_disturb_alignment() -> None:

@@ -8,14 +8,9 @@ leaves as it is and masking changes.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from torch import Tensor
 
 from anomaly.diagnostics.subspace import (
     GaussianNoise,
@@ -28,8 +23,7 @@ from anomaly.diagnostics.subspace import (
 )
 from pipelines.papers.contrastive import probe
 from pipelines.papers.digits import SIDE, digits
-from pipelines.papers.photos import PHOTO_SIDE, photos
-from pipelines.papers.table import BALESTRIERO, EARLIER, SEEDS, Row
+from pipelines.papers.table import EARLIER, SEEDS, Row
 
 TOP, BOTTOM = 0.9, 0.2
 
@@ -86,54 +80,6 @@ def _on_background(amplitude: float, seed: int) -> tuple[float, float, float, in
     top, bottom = top_subspace(x[a], TOP), bottom_subspace(x[a], BOTTOM)
     aligned = float(reconstruction_alignment(x, data.labels)[7])
     return accuracy(top), accuracy(bottom), aligned, top.dimensions, bottom.dimensions
-
-
-def perception_on_photos(data: Path | None) -> list[Row] | str:
-    """r3-photos: which subspace of the good photos' variance shows the defects, and the alignment.
-
-    As in the paper each photo is standardised first. The number is the AUROC of a cross-validated logistic
-    regression, good against defective.
-    """
-    found = photos(data)
-    if isinstance(found, str):
-        return found
-    normal, x = _standardised(found.normal), _standardised(found.test)
-    y = found.defective.astype(int)
-    rows = []
-    for part, subspace, reference in (
-        ("all variance", top_subspace(normal, 1), 0.587),
-        ("top 90 %", top_subspace(normal, TOP), 0.45),
-        ("bottom 20 %", bottom_subspace(normal, BOTTOM), 0.55),
-    ):
-        values = tuple(_cross_validated(subspace.coordinates(x), y, seed) for seed in SEEDS)
-        note = f"theirs is accuracy over 200 classes; {subspace.dimensions} dimensions"
-        condition = f"{found.name}, {part}"
-        rows.append(Row("r3-photos", condition, "defect AUROC", values, reference, BALESTRIERO, note))
-    curves = {"no noise": reconstruction_alignment(x, y)}
-    for size in (4, 8):
-        masking = PatchMasking(0.5, square_patches(PHOTO_SIDE, PHOTO_SIDE, size))
-        curves[f"{size} px patches masked with p 0.5"] = reconstruction_alignment(x, y, masking)
-    for name, curve in curves.items():
-        for k in (8, 32, 128):
-            condition = f"{found.name}, {name}, {k} dimensions"
-            rows.append(Row("r3-photos", condition, "alignment %", (float(curve[min(k, len(curve)) - 1]),)))
-    change = float(np.abs(reconstruction_alignment(x, y, GaussianNoise(0.5)) - curves["no noise"]).max())
-    condition = f"{found.name}, Gaussian noise 0.5"
-    rows.append(Row("r3-photos", condition, "largest change of alignment %", (change,), 0.0, "theory"))
-    return rows
-
-
-def _standardised(pictures: Tensor) -> np.ndarray:
-    """(N, D) float64, each row of mean 0 and standard deviation 1."""
-    x = pictures.flatten(1).double().numpy()
-    return (x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True) + 1e-6)
-
-
-def _cross_validated(z: np.ndarray, y: np.ndarray, seed: int) -> float:
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    model = LogisticRegression(max_iter=5000)
-    scores = cross_val_predict(model, z / z.std(), y, cv=folds, method="decision_function")
-    return float(roc_auc_score(y, scores))
 
 
 def nuisance_rank() -> list[Row]:
