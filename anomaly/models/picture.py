@@ -16,7 +16,7 @@ from anomaly.models.training import Checkpoints, Progress, train
 
 Photo = NDArray[np.uint8]
 
-LONG_SIDE = 192
+LONG_SIDE = 128
 BATCH = 8
 NOISE = 0.05
 
