@@ -8,6 +8,7 @@ everything is escaped unless it is a Markup made by this package.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from numbers import Integral
@@ -18,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 FOLDER = Path(__file__).parent
-DASH = "\N{EN DASH}"
+DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 
 
 def render_page(template: str, **context: Any) -> str:
@@ -47,6 +48,29 @@ def visible(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
+def cell(value: str | float | bool | None) -> str:
+    """A value as it stands in a table: numbers short, None a dash; a Markup stays as it is."""
+    if isinstance(value, Markup):
+        return value
+    if isinstance(value, bool | str):
+        return visible(value) if isinstance(value, str) else "yes" if value else "no"
+    return number(value)
+
+
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values as a page shows them."""
+    named = ((name.replace("_", " "), value) for name, value in values.items())
+    return [(visible(name[:1].upper() + name[1:]), visible(_fact(value))) for name, value in named]
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return f" {TIMES} ".join(_fact(part) for part in value)
+    return DASH if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -56,7 +80,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, visible=visible, data_uri=data_uri)
+    environment.filters.update(number=number, visible=visible, data_uri=data_uri, cell=cell, facts=facts)
     environment.globals.update(
         css=Markup((FOLDER / "style.css").read_text("utf-8")), program=f"anomaly {version('anomaly')}"
     )

@@ -32,18 +32,32 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class Points:
+    """Single values drawn as dots, in the colour of the line of that name, else in the next one free."""
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+
+
+@dataclass(frozen=True, slots=True)
 class _Axis:
     low: float
     high: float
     label: str
     unit: str = ""
+    log: bool = False
+    """Equal ratios are equally far apart; `low` is above 0."""
 
     def at(self, value: float) -> float:
         """Position in per cent of the axis."""
+        if self.log:
+            return round(100 * math.log(value / self.low) / math.log(self.high / self.low), 3)
         return round(100 * (value - self.low) / (self.high - self.low), 3)
 
     def ticks(self, about: int) -> list[tuple[float, str]]:
-        return [(self.at(t), f"{t:.10g}{self.unit}") for t in round_ticks(self.low, self.high, about)]
+        values = (log_ticks if self.log else round_ticks)(self.low, self.high, about)
+        return [(self.at(t), f"{t:.10g}{self.unit}") for t in values]
 
 
 def round_ticks(low: float, high: float, about: int) -> list[float]:
@@ -53,6 +67,20 @@ def round_ticks(low: float, high: float, about: int) -> list[float]:
     step = min((1, 2, 5, 10), key=lambda m: abs(m * power - rough)) * power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, about: int) -> list[float]:
+    """1, 2 and 5 times powers of ten inside [low, high], powers of ten alone where these are too many, and
+    evenly spaced round values where they are too few; 0 < `low` < `high`."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for leads in ((1, 2, 5), (1,)):
+        ticks = [lead * 10.0**power for power in powers for lead in leads]
+        ticks = [float(f"{t:.12g}") for t in ticks if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+        if len(ticks) < 3:
+            return round_ticks(low, high, about)
+        if len(ticks) <= 2 * about:
+            return ticks
+    return ticks[:: -(-len(ticks) // about)]
 
 
 def histogram(
@@ -115,14 +143,18 @@ def line_chart(
     y_label: str,
     y_range: tuple[float, float] | None = None,
     marks: Mapping[str, float] | None = None,
+    points: Sequence[Points] = (),
+    log_x: bool = False,
 ) -> Markup:
-    """Up to four curves, told apart by colour and dash, with a labelled upright line at each of `marks`."""
+    """Curves and sets of points of up to four names, told apart by colour and dash, with a labelled upright
+    line at each of `marks`. With `log_x` every x is above 0 and equal ratios are equally far apart."""
+    marks = marks or {}
+    xs = [np.asarray(v, np.float64) for v in (*(line.x for line in lines), *(dots.x for dots in points))]
     ys = [
         np.asarray(v, np.float64) for line in lines for v in (line.y, line.lower, line.upper) if v is not None
     ]
-    marks = marks or {}
-    xs = [np.asarray(line.x, np.float64) for line in lines]
-    x = _Axis(*_range([*xs, np.array([*marks.values()], np.float64)]), x_label)
+    ys += [np.asarray(dots.y, np.float64) for dots in points]
+    x = _Axis(*_range([*xs, np.array([*marks.values()], np.float64)], log=log_x), x_label, log=log_x)
     y = _Axis(*(y_range or _range(ys)), y_label)
     drawn, keys = [], []
     for line, tone in zip(lines, LINE_TONES, strict=False):
@@ -135,13 +167,28 @@ def line_chart(
         '<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none" overflow="visible">'
         f"{''.join(drawn)}</svg>"
     )
+    named = {line.name: tone for line, tone in zip(lines, LINE_TONES, strict=False)}
+    free = iter(LINE_TONES[len(lines) :])
+    for dots in points:
+        if dots.name not in named:
+            named[dots.name] = next(free)
+            keys.append((named[dots.name], dots.name))
+        pairs = zip(np.asarray(dots.x, np.float64), np.asarray(dots.y, np.float64), strict=True)
+        paths += "".join(
+            f'<circle class="{named[dots.name]}" cx="{x.at(a)}%" cy="{100 - y.at(b):g}%" r="3.5">'
+            f"<title>{escape(dots.name)}: {a:.4g}, {b:.4g}</title></circle>"
+            for a, b in pairs
+        )
     return _chart(x, y, keys, marks, paths)
 
 
-def _range(arrays: Sequence[Floats]) -> tuple[float, float]:
+def _range(arrays: Sequence[Floats], *, log: bool = False) -> tuple[float, float]:
+    """Least and largest value, and some room around them where they are the same."""
     values = np.concatenate(arrays)
     low, high = float(values.min()), float(values.max())
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
+    if low < high:
+        return low, high
+    return (low / 1.5, high * 1.5) if log else (low - 0.5, high + 0.5)
 
 
 def _points(x: _Axis, y: _Axis, xs: ArrayLike, ys: ArrayLike) -> list[str]:
@@ -158,23 +205,33 @@ def heat_table(
     high: float,
     corner: str = "",
     digits: int = 3,
+    legend: str = "",
 ) -> Markup:
-    """(R, C) numbers as a table, each cell shaded from `low` (plain) to `high` (strong); NaN is a dash."""
+    """(R, C) numbers as a table, each cell shaded from `low` (plain) to `high` (strong); NaN is a dash.
+
+    `corner` names rows and columns; `legend` names the value, and adds a key to the shades.
+    """
     head = "".join(f'<th scope="col" class="num">{escape(column)}</th>' for column in columns)
     body = []
     for name, cells in zip(rows, np.asarray(values, np.float64), strict=True):
         shaded = "".join(_heat_cell(float(cell), low, high, digits) for cell in cells)
         body.append(f'<tr><th scope="row">{escape(name)}</th>{shaded}</tr>')
+    key = ""
+    if legend:
+        key = (
+            f'<figcaption class="ramp"><span>{escape(legend)}</span> {low:.{digits}f} or less <i></i> '
+            f"{high:.{digits}f} or more</figcaption>"
+        )
     return Markup(
-        f'<div class="scroll"><table class="heat"><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr>'
-        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<figure class="grid"><div class="scroll"><table class="heat"><thead><tr><th scope="col">'
+        f"{escape(corner)}</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{key}</figure>"
     )
 
 
 def _heat_cell(value: float, low: float, high: float, digits: int) -> str:
     if math.isnan(value):
         return '<td class="num">\N{EN DASH}</td>'
-    strength = min(max((value - low) / (high - low), 0.0), 1.0)
+    strength = min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.0
     return f'<td class="num" style="--heat:{strength:.2f}">{value:.{digits}f}</td>'
 
 

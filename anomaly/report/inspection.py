@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from anomaly.records import Decision, Verdict
 from anomaly.render import legend
-from anomaly.report import DASH, number, render_page, visible
+from anomaly.report import DASH, facts, number, render_page
 from anomaly.report.charts import histogram
 
-TIMES = "\N{MULTIPLICATION SIGN}"
 MOST_ROWS = 500
 MOST_REGIONS = 5
 FAR = 5
@@ -70,7 +69,7 @@ def inspection_report(
         "inspection.html",
         summary=summary,
         model=model,
-        model_facts=[(_label(name), visible(_fact(value))) for name, value in model.items()],
+        model_facts=facts(model),
         headline=_headline(counts),
         counts=counts,
         total=len(ranked),
@@ -155,15 +154,3 @@ def _p_value_sentence(verdict: Verdict, calibration: NDArray[np.float64]) -> str
         return f"None of the {n} calibration photos scores this high: p = {p}, the least that {n} can show."
     score = "scores" if higher == 1 else "score"
     return f"{number(higher)} of the {n} calibration photos, all normal, {score} at least this high: p = {p}."
-
-
-def _label(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _fact(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact(part)}" for name, part in value.items())
-    if isinstance(value, list | tuple):
-        return f" {TIMES} ".join(_fact(part) for part in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
