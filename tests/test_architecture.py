@@ -11,7 +11,7 @@ FLOORS = (
     ("errors", "records"),
     ("registry", "neighbours", "maps"),
     ("metrics", "quality", "render"),
-    ("config", "data"),
+    ("config", "data", "probes"),
     ("models", "scorers", "calibration", "diagnostics"),
     ("detector",),
     ("bundle", "report", "tracking"),

@@ -1,0 +1,65 @@
+"""Where the product is on its photo: what differs from the colour of the photo's border."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+SIDE = 256
+"""Long side in px at which the foreground is found."""
+RING = 0.03
+"""Width of the border, as a share of the long side."""
+PLAIN = 0.2
+"""Largest share of the border that may differ from its own colour, where it is to be a tray."""
+LEAST, MOST = 0.04, 0.96
+"""Share of the photo that a product on a tray takes."""
+STEP = 10.0
+"""Least difference to the tray, in units of CIE Lab."""
+
+
+def foreground(photo: NDArray[np.uint8]) -> Mask:
+    """(H, W) mask of the product on a photo (H, W, 3): the whole photo where it lies on no plain tray."""
+    height, width = photo.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    lab = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), (0, 0), 1.5)
+    ring = np.ones(lab.shape[:2], bool)
+    wide = max(1, round(RING * max(size)))
+    ring[wide:-wide, wide:-wide] = False
+    tray = np.median(lab[ring], axis=0)
+    distance = np.linalg.norm(lab - tray, axis=2)
+    spread = 1.4826 * float(np.median(distance[ring]))
+    differs = distance > max(STEP, 4 * spread, _otsu(distance) * 0.5)
+    whole = np.ones((height, width), bool)
+    if differs[ring].mean() > PLAIN:
+        return whole
+    product = _filled(differs)
+    if not LEAST < product.mean() < MOST:
+        return whole
+    full = cv2.resize(product.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+    return np.asarray(full)
+
+
+def _otsu(distance: NDArray[np.float32]) -> float:
+    top = max(float(distance.max()), 1e-6)
+    level, _ = cv2.threshold(
+        (distance / top * 255).astype(np.uint8), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU
+    )
+    return float(level) / 255 * top
+
+
+def _filled(mask: Mask) -> Mask:
+    """Gaps closed; pieces below 1 % of the photo are left out, holes below .2 % filled."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    clean = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc)
+    clean = cv2.morphologyEx(clean, cv2.MORPH_OPEN, disc)
+    for side, small in ((1, 0.01), (0, 0.002)):
+        pieces, label, facts, _ = cv2.connectedComponentsWithStats((clean == side).astype(np.uint8))
+        for piece in range(1, pieces):
+            if facts[piece, cv2.CC_STAT_AREA] < small * clean.size:
+                clean[label == piece] = 1 - side
+    return np.asarray(clean, dtype=bool)
