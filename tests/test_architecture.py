@@ -15,6 +15,7 @@ FLOORS = (
     ("models", "scorers", "calibration", "diagnostics"),
     ("detector",),
     ("bundle", "report", "tracking"),
+    ("export",),
     ("inspection", "evaluation"),
     ("fitting",),
     ("cli", "__main__"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,22 +19,27 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, heatmaps and the report.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print every verdict as a line of JSON.")] = False,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="auto, torch, onnxruntime or openvino; see `anomaly export`.")
+    ] = "auto",
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if any photo is not normal.")
     ] = False,
 ) -> None:
     """Judge photos: normal, anomalous, or could not be read."""
     from anomaly.bundle import read_bundle
+    from anomaly.inspection.scoring import choose_scorer
     from anomaly.inspection.stream import expand, judge_all
     from anomaly.inspection.writer import Writer
 
     photos = expand(paths)
     bundle = read_bundle(model)
+    score = choose_scorer(bundle, runtime, threads=os.cpu_count() or 1, say=say)
     progress = TerminalProgress()
     interrupted = False
     with Writer(out, bundle, overwrite=overwrite) as writer, progress.running():
         try:
-            for done, judged in enumerate(judge_all(bundle.detector, photos), start=1):
+            for done, judged in enumerate(judge_all(bundle.detector, photos, score), start=1):
                 verdict = writer.write(judged)
                 if json_:
                     result(verdict.to_dict())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,17 +52,20 @@ def expand(inputs: Sequence[Path]) -> list[Path]:
     return photos
 
 
-def judge_all(detector: Detector, paths: Iterable[Path]) -> Iterator[Judged]:
-    """Judge photos in order; at most a few are held in memory at once."""
+def judge_all(
+    detector: Detector, paths: Iterable[Path], score: Callable[[Photo], Scores] | None = None
+) -> Iterator[Judged]:
+    """Judge photos in order; at most a few are held in memory at once. `score` None is the detector's own."""
+    score = score or detector.score
     waiting: deque[tuple[Path, Future[tuple[Photo | ImageError, float]]]] = deque()
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         try:
             for path in paths:
                 waiting.append((path, pool.submit(_read, detector, path)))
                 if len(waiting) > READ_AHEAD:
-                    yield _judge(detector, *waiting.popleft())
+                    yield _judge(detector, score, *waiting.popleft())
             while waiting:
-                yield _judge(detector, *waiting.popleft())
+                yield _judge(detector, score, *waiting.popleft())
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -84,12 +87,17 @@ def _read(detector: Detector, path: Path) -> tuple[Photo | ImageError, float]:
         return ImageError(sentence), time.perf_counter() - start
 
 
-def _judge(detector: Detector, path: Path, reading: Future[tuple[Photo | ImageError, float]]) -> Judged:
+def _judge(
+    detector: Detector,
+    score: Callable[[Photo], Scores],
+    path: Path,
+    reading: Future[tuple[Photo | ImageError, float]],
+) -> Judged:
     photo, seconds = reading.result()
     if isinstance(photo, ImageError):
         return Judged(Verdict(str(path), "error", error=str(photo), milliseconds=round(1000 * seconds, 2)))
     start = time.perf_counter()
-    scores = detector.score(photo)
+    scores = score(photo)
     anomaly_map = detector.full_map(scores, photo)
     verdict = decide(detector, str(path), scores, anomaly_map)
     seconds += time.perf_counter() - start

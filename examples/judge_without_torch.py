@@ -1,0 +1,97 @@
+"""Judge photos with an exported model: onnxruntime, numpy and OpenCV are all that is needed.
+
+    anomaly export --model models/cap --format onnx --out cap_onnx
+    python judge_without_torch.py cap_onnx photos/*.png [--heatmaps FOLDER]
+
+Prints one line of JSON for each photo. Exit code 0: all normal, 10: some are not, 3: some cannot be read.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+class Model:
+    """An exported folder, its files checked against their checksums."""
+
+    def __init__(self, folder: Path) -> None:
+        self.facts = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
+        graph = folder / "detector.onnx"
+        if hashlib.sha256(graph.read_bytes()).hexdigest() != self.facts["files"]["detector.onnx"]:
+            sys.exit(f"{graph} was changed after it was written: export the model again")
+        self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        self.calibration = np.array(self.facts["calibration_scores"])
+
+    def working(self, photo: np.ndarray) -> np.ndarray:
+        """The photo (H, W, 3) at the size that it is judged at: the aspect ratio kept, sides rounded."""
+        how = self.facts["photo"]
+        scale = how["factor"] or how["image_size"] / max(photo.shape[:2])
+        height, width = (max(1, round(scale * s / how["multiple"])) * how["multiple"] for s in photo.shape[:2])
+        if max(height, width) > how["largest_side"]:
+            raise ValueError(f"judged at {width} x {height} px, the exported graph goes to {how['largest_side']}")
+        if (height, width) == photo.shape[:2]:
+            return photo
+        shrinks = height * width < photo.shape[0] * photo.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return cv2.resize(photo, (width, height), interpolation=method)
+
+    def read(self, path: str) -> np.ndarray:
+        """The photo as (H, W, 3) uint8 RGB. Deep ones are divided by the white level of the training photos."""
+        photo = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if photo is None:
+            raise ValueError("not a photo that can be read")
+        if photo.dtype != np.uint8:
+            own = 1.0 if photo.dtype.kind == "f" else np.iinfo(photo.dtype).max
+            white = self.facts["photo"]["white_level"] or own
+            photo = np.rint(np.clip(photo.astype(np.float32) * (255 / white), 0, 255)).astype(np.uint8)
+        return np.ascontiguousarray(photo[:, :, ::-1])
+
+    def judge(self, path: str) -> tuple[dict, np.ndarray | None]:
+        """The verdict, and the anomaly map at the photo's own size (H, W) float32."""
+        try:
+            photo = self.read(path)
+            scores, maps = self.session.run(None, {"photos": self.working(photo)[None]})
+        except ValueError as error:
+            return {"path": path, "decision": "error", "error": str(error)}, None
+        score, threshold = float(scores[0]), self.facts["threshold"]
+        if not np.isfinite(score):
+            return {"path": path, "decision": "error", "error": "the score is no number"}, None
+        higher = int((self.calibration >= score).sum())
+        verdict = {
+            "path": path,
+            "decision": "anomalous" if score > threshold else "normal",
+            "image_score": score,
+            "threshold": threshold,
+            "p_value": (1 + higher) / (1 + len(self.calibration)),
+        }
+        return verdict, cv2.resize(maps[0], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("export", type=Path)
+    parser.add_argument("photos", nargs="+")
+    parser.add_argument("--heatmaps", type=Path)
+    options = parser.parse_args()
+    model = Model(options.export)
+    decisions = set()
+    for path in options.photos:
+        verdict, anomaly_map = model.judge(path)
+        decisions.add(verdict["decision"])
+        sys.stdout.write(json.dumps(verdict) + "\n")
+        if options.heatmaps and anomaly_map is not None:
+            options.heatmaps.mkdir(parents=True, exist_ok=True)
+            shade = np.clip(anomaly_map / (2 * max(verdict["threshold"], 1e-6)), 0, 1)
+            picture = cv2.applyColorMap((255 * shade).astype(np.uint8), cv2.COLORMAP_INFERNO)
+            cv2.imwrite(str(options.heatmaps / f"{Path(path).stem}.png"), picture)
+    sys.exit(3 if "error" in decisions else 10 if "anomalous" in decisions else 0)
+
+
+if __name__ == "__main__":
+    main()
