@@ -32,9 +32,11 @@ class Model:
         """The photo (H, W, 3) at the size that it is judged at: the aspect ratio kept, sides rounded."""
         how = self.facts["photo"]
         scale = how["factor"] or how["image_size"] / max(photo.shape[:2])
-        height, width = (max(1, round(scale * s / how["multiple"])) * how["multiple"] for s in photo.shape[:2])
+        height, width = (
+            max(1, round(scale * s / how["multiple"])) * how["multiple"] for s in photo.shape[:2]
+        )
         if max(height, width) > how["largest_side"]:
-            raise ValueError(f"judged at {width} x {height} px, the exported graph goes to {how['largest_side']}")
+            raise ValueError(f"{width} x {height} px are more than the graph takes ({how['largest_side']})")
         if (height, width) == photo.shape[:2]:
             return photo
         shrinks = height * width < photo.shape[0] * photo.shape[1]
@@ -42,7 +44,7 @@ class Model:
         return cv2.resize(photo, (width, height), interpolation=method)
 
     def read(self, path: str) -> np.ndarray:
-        """The photo as (H, W, 3) uint8 RGB. Deep ones are divided by the white level of the training photos."""
+        """The photo as (H, W, 3) uint8 RGB; deep ones divided by the white level of the training photos."""
         photo = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         if photo is None:
             raise ValueError("not a photo that can be read")

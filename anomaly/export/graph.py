@@ -57,7 +57,7 @@ class DetectorGraph(nn.Module):
         flat = fused.flatten(1)
         count = torch._shape_as_tensor(flat)[1]
         largest = (self.top_share * count.double()).round().clamp(min=1).long()
-        top = torch.topk(flat, largest, dim=1, sorted=False).values  # type: ignore[call-overload]
+        top = torch.topk(flat, largest, dim=1, sorted=False).values  # type: ignore[arg-type]
         return top.mean(1), fused[:, 0]
 
     def _maps(self, photos: Tensor) -> list[Tensor]:
@@ -76,9 +76,7 @@ class DetectorGraph(nn.Module):
 @singledispatch
 def branch(scorer: object) -> nn.Module:
     """What a scorer computes, as a network (B, C, h, w) -> (B, 1, h', w'). Register one for a new scorer."""
-    raise BundleError(
-        f"the scorer {type(scorer).__name__} cannot be exported: judge with --runtime torch, or fit without it"
-    )
+    raise BundleError(f"the scorer {type(scorer).__name__} cannot be exported: judge with --runtime torch")
 
 
 @branch.register
@@ -100,7 +98,8 @@ class _Residual(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         rebuilt = self.network(values)
         if self.target == "features":
-            return (rebuilt - values).square().mean(1, keepdim=True)
+            residual: Tensor = (rebuilt - values).square()
+            return residual.mean(1, keepdim=True)
         residual = (rebuilt - values).abs() + (1 - ssim_map(rebuilt, values)) / 2
         return F.avg_pool2d(residual.mean(1, keepdim=True), PixelAutoencoder.stride // 2)
 

@@ -30,7 +30,7 @@ class Graph(Protocol):
 def load_graph(runtime: str, path: Path, threads: int) -> Graph:
     """The graph in the file `path`, run on `threads` cores a call. Raises ConfigError, BundleError."""
     try:
-        return {"onnxruntime": OnnxRuntime, "openvino": OpenVino}[runtime](path, threads)
+        return OnnxRuntime(path, threads) if runtime == "onnxruntime" else OpenVino(path, threads)
     except ImportError:
         raise ConfigError(f"{runtime} is not installed: {INSTALL}") from None
     except Exception as error:  # both libraries raise types of their own

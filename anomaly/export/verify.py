@@ -33,7 +33,7 @@ class Verification:
     map_deviation: float
     """Likewise of any value of a map."""
     index_deviation: float
-    """Largest deviation of an image score from torch as it is, whose search of a large bank is approximate."""
+    """Largest deviation of an image score from torch as it is: it searches a large bank approximately."""
     verdicts_changed: int
     milliseconds: dict[str, float]
     """Time of one photo in torch and in the runtime, the same threads."""

@@ -61,7 +61,9 @@ def _write(bundle: Bundle, graph: str, folder: Path) -> dict[str, object]:
             import openvino
 
             write_onnx(DetectorGraph(detector), folder / "graph.onnx")
-            openvino.save_model(openvino.Core().read_model(folder / "graph.onnx"), path, compress_to_fp16=False)
+            openvino.save_model(
+                openvino.Core().read_model(folder / "graph.onnx"), path, compress_to_fp16=False
+            )
             (folder / "graph.onnx").unlink()
     except ImportError as error:
         raise ConfigError(f"{error.name or runtime} is not installed: {INSTALL}") from None
@@ -102,7 +104,9 @@ def write_onnx(network: torch.nn.Module, path: Path) -> None:
 
     example = torch.zeros(1, 96, 160, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter by tracing needs no further package, and warns of its age
+        warnings.simplefilter(
+            "ignore"
+        )  # the exporter by tracing needs no further package, and warns of its age
         torch.onnx.export(
             network,
             (example,),
