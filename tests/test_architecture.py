@@ -16,7 +16,7 @@ FLOORS = (
     ("detector",),
     ("bundle", "report", "tracking"),
     ("export",),
-    ("inspection", "evaluation"),
+    ("inspection", "evaluation", "visibility"),
     ("fitting",),
     ("cli", "__main__"),
 )

@@ -106,6 +106,11 @@ def test_a_fit_and_its_evaluation_are_one_mlflow_run(
     assert code == 0, stderr
     metrics = json.loads(stdout)
 
+    few = ("--photos", 2, "--probes", "spot")
+    code, stdout, stderr = run(capfd, "probe", product, "--model", "m", "--out", "v", *few, "--json")
+    assert code == 0, stderr
+    probed = json.loads(stdout)
+
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
@@ -116,9 +121,12 @@ def test_a_fit_and_its_evaluation_are_one_mlflow_run(
     assert logged.data.params["scorers.reconstruction.steps"] == "20"
     assert logged.data.metrics["image_auroc"] == metrics["image_auroc"]
     assert logged.data.metrics["threshold"] == fitted["threshold"]
+    assert logged.data.metrics["suppression_index"] == probed["suppression_index"]
+    spot = probed["probes"]["spot"]["scorers"]["embedding"]["visibility"]
+    assert logged.data.metrics["visibility.embedding.spot"] == spot
     assert len(client.get_metric_history(logged.info.run_id, "loss.reconstruction")) == 20
     names = {item.path for item in client.list_artifacts(logged.info.run_id)}
-    assert names == {"heatmaps", "model", "score_histogram.svg"}
+    assert names == {"heatmaps", "model", "score_histogram.svg", "visibility.html"}
 
 
 def test_a_tracking_server_that_is_down_costs_no_fit(

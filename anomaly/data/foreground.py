@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,13 @@ def foreground(photo: NDArray[np.uint8]) -> Mask:
         return whole
     full = cv2.resize(product.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
     return np.asarray(full)
+
+
+def foregrounds(photos: Sequence[NDArray[np.uint8]]) -> list[Mask]:
+    """`foreground` of each photo; the whole of all of them where most lie on no tray, or on a busy one."""
+    found = [foreground(photo) for photo in photos]
+    on_tray = sum(not mask.all() for mask in found)
+    return found if 2 * on_tray > len(found) else [np.ones_like(mask) for mask in found]
 
 
 def _otsu(distance: NDArray[np.float32]) -> float:

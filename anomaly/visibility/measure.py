@@ -1,0 +1,121 @@
+"""Score held-out normal photos untouched and changed by every probe at every magnitude."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly.data.foreground import foregrounds
+from anomaly.detector import Detector, Photo
+from anomaly.errors import DataError
+from anomaly.models.training import Progress, Silent
+from anomaly.probes import Probe
+from anomaly.probes.scene import Mask
+from anomaly.visibility.index import Interval, Seen, seen, suppression_index, suppression_interval
+
+Floats = NDArray[np.float64]
+FUSED = "fused"
+"""The score that the verdict is made from, beside those of the branches."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One probe at its magnitudes."""
+
+    probe: Probe
+    magnitudes: tuple[float, ...]
+    scores: dict[str, Floats]
+    """Scorer -> (K, N)."""
+    seen: dict[str, Seen]
+    """Scorer -> how it sees this probe."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All scores, and what follows from them."""
+
+    untouched: dict[str, Floats]
+    """Scorer -> (N,)."""
+    graded: list[Graded]
+    without_effect: list[str] = field(default_factory=list)
+    """Probes that change nothing on these photos, such as colour on grey ones; they do not count."""
+
+    @property
+    def scorers(self) -> list[str]:
+        return list(self.untouched)
+
+    def index(self, scorer: str = FUSED) -> float:
+        """Suppression index of one scorer."""
+        return suppression_index([graded.seen[scorer].visibility for graded in self.graded])
+
+    def interval(self, scorer: str = FUSED) -> Interval:
+        """95 % interval of `index`, over photos."""
+        changed = {graded.probe.name: graded.scores[scorer] for graded in self.graded}
+        return suppression_interval(self.untouched[scorer], changed)
+
+
+def measure(
+    detector: Detector,
+    photos: Sequence[Photo],
+    probes: Sequence[Probe],
+    *,
+    seed: int = 0,
+    most_magnitudes: int | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Grade `probes` on `photos` (H, W, 3) uint8, at least two.
+
+    A photo keeps its place and shape of a defect from magnitude to magnitude, and from model to model.
+    With `most_magnitudes` only so many, evenly spread, are tried. Raises DataError where no probe shows.
+    """
+    if len(photos) < 2:
+        raise DataError(f"probes need at least 2 held-out normal photos, got {len(photos)}: give more")
+    progress = progress or Silent()
+    areas = foregrounds(photos)
+    height, width = np.median([photo.shape[:2] for photo in photos], axis=0)
+    levels = {one.name: _some(one.levels((int(height), int(width))), most_magnitudes) for one in probes}
+
+    def changed(one: Probe, magnitude: float) -> Iterator[tuple[Photo, Mask]]:
+        for i, (photo, area) in enumerate(zip(photos, areas, strict=True)):
+            yield one.apply(photo, area, magnitude, generator(seed, one.name, i))
+
+    shown = [one for one in probes if any(mask.any() for _, mask in changed(one, levels[one.name][-1]))]
+    if not shown:
+        names = ", ".join(one.name for one in probes)
+        raise DataError(f"none of the probes ({names}) shows on these photos: choose others")
+    total = len(photos) * (1 + sum(len(levels[one.name]) for one in shown))
+    done = 0
+
+    def scored(photo: Photo) -> dict[str, float]:
+        nonlocal done
+        scores = detector.score(photo)
+        done += 1
+        progress.step("probes", done, total)
+        return {**scores.branch_scores, FUSED: scores.image_score}
+
+    before = [scored(photo) for photo in photos]
+    untouched = {name: np.array([row[name] for row in before]) for name in before[0]}
+    graded = []
+    for one in shown:
+        magnitudes = levels[one.name]
+        rows = [[scored(photo) for photo, _ in changed(one, magnitude)] for magnitude in magnitudes]
+        scores = {name: np.array([[cell[name] for cell in row] for row in rows]) for name in untouched}
+        views = {name: seen(untouched[name], scores[name], magnitudes) for name in untouched}
+        graded.append(Graded(one, magnitudes, scores, views))
+    without = [one.name for one in probes if one not in shown]
+    return Measured(untouched, graded, without)
+
+
+def generator(seed: int, probe: str, photo: int) -> np.random.Generator:
+    """The chance by which `probe` is drawn on the photo of that number."""
+    return np.random.default_rng([seed, zlib.crc32(probe.encode()), photo])
+
+
+def _some(levels: tuple[float, ...], most: int | None) -> tuple[float, ...]:
+    if most is None or most >= len(levels):
+        return levels
+    return tuple(levels[i] for i in np.linspace(0, len(levels) - 1, most).round().astype(int))

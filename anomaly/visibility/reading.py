@@ -1,0 +1,65 @@
+"""What measured visibility means, in words, and which dial to try."""
+
+from __future__ import annotations
+
+from anomaly.config import RunConfig
+from anomaly.visibility.measure import FUSED, Graded, Measured
+
+BLIND = 0.25
+"""Visibility below which a scorer hardly sees a probe, even where its strongest magnitude passes."""
+
+
+def answer(measured: Measured) -> str:
+    """The result in one sentence."""
+    blind = [graded.probe.name for graded in measured.graded if graded.seen[FUSED].passes_at is None]
+    low, high = measured.interval()
+    index = f"suppression index {measured.index():.2f} ({low:.2f} to {high:.2f} with 95 % confidence)"
+    if not blind:
+        return f"The model sees every probe at the magnitudes tried; {index}."
+    return f"The model does not see {listed(blind)} at the magnitudes tried; {index}."
+
+
+def remedies(measured: Measured, config: RunConfig, image_size: int) -> list[str]:
+    """For each probe that the fused score does not see, or hardly: what to try, worst first."""
+    hidden = [
+        g for g in measured.graded if g.seen[FUSED].passes_at is None or g.seen[FUSED].visibility < BLIND
+    ]
+    hidden.sort(key=lambda graded: graded.seen[FUSED].visibility)
+    return [f"{graded.probe.name}: {_remedy(graded, config, image_size)}" for graded in hidden]
+
+
+def magnitude(graded: Graded, scorer: str) -> str:
+    """Where a scorer passes an AUROC of .9, with the unit."""
+    at, unit = graded.seen[scorer].passes_at, graded.probe.unit
+    if at is None:
+        return f"not up to {graded.magnitudes[-1]:g} {unit}"
+    return f"{'up to ' if at <= graded.magnitudes[0] else ''}{at:.3g} {unit}"
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c"""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _remedy(graded: Graded, config: RunConfig, image_size: int) -> str:
+    probe, contrastive = graded.probe, config.contrastive
+    fused = graded.seen[FUSED]
+    state = f"{magnitude(graded, FUSED)} (visibility {fused.visibility:.2f}). "
+    best = max((s for s in graded.seen if s != FUSED), key=lambda s: graded.seen[s].visibility)
+    if graded.seen[best].visibility > fused.visibility + BLIND:
+        return (
+            f"{state}The {best} branch sees it ({magnitude(graded, best)}), but its weight in the mix is "
+            f"small: try fusion.weighting: equal."
+        )
+    if probe.resembles and contrastive.augmentation_strength > 0:
+        return (
+            f"{state}The views that the encoder learns from differ by {listed(list(probe.resembles))}, and "
+            f"what views differ in is ignored: try a lower contrastive.augmentation_strength (now "
+            f"{contrastive.augmentation_strength:g}), unless such changes are normal for the product."
+        )
+    if probe.kind == "defect":
+        return (
+            f"{state}Try a larger image.image_size (now {image_size} px), so that it covers more patches, "
+            f"then a larger contrastive.embedding_size (now {contrastive.embedding_size})."
+        )
+    return f"{state}Try a larger contrastive.embedding_size (now {contrastive.embedding_size})."
