@@ -39,7 +39,7 @@ class ImageConfig(Section):
 class ContrastiveConfig(Section):
     """The contrastive encoder, and the two dials that decide which features it keeps."""
 
-    embedding_size: Annotated[int, Field(ge=2, le=2048)] = 128
+    embedding_size: Annotated[int, Field(ge=2, le=2048)] = 256
     augmentation_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     temperature: Annotated[float, Field(gt=0)] = 0.1
     steps: Annotated[int, Field(ge=1)] = 150
@@ -54,9 +54,8 @@ class ContrastiveConfig(Section):
 
 
 class FusionConfig(Section):
-    by_position: Literal["auto", "always", "never"] = "auto"
-    """Whether maps are standardised at each position or as a whole; auto takes, for each branch, what makes
-    the scores of held-out normal photos vary less."""
+    by_position: bool = True
+    """Whether maps are standardised position by position, or as a whole."""
     weighting: Literal["minimum_variance", "equal"] = "minimum_variance"
     """How branches are weighted: so that scores of held-out normal photos vary least, or alike."""
     top_share: Share = 0.03

@@ -12,9 +12,10 @@ from scipy.optimize import nnls
 
 Map = NDArray[np.float32]
 
-FLOOR = 0.1
+FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
-SHRINKAGE = 0.1
+SHRINKAGE = 0.3
+"""How far the covariance of the branches is drawn towards equal, unrelated variances."""
 
 
 def resize(values: Map, size: tuple[int, int]) -> Map:
@@ -35,6 +36,8 @@ def top_mean(values: Map, share: float) -> float:
 class MapStatistics:
     """Mean and spread of a branch's maps on held-out normal photos, at each position or as a whole.
 
+    Standardised values are deviations in units of the spread of all the branch's patches together, positions
+    that vary a lot counting less than those that hardly do: so branches can be compared with each other.
     `mean` and `spread` are (h, w), or (1, 1) where positions are not told apart; a map of another size is
     met by statistics resized to it.
     """
@@ -72,7 +75,7 @@ def minimum_variance_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]
     """Weights (k,), none negative, sum 1, whose mix of k branches' `scores` (n, k) varies least.
 
     The scores are those of held-out normal photos: what a mix varies by among good photos is what a defect
-    must exceed. The covariance is shrunk a little towards its mean variance, as photos are few.
+    must exceed. The covariance is shrunk towards its mean variance, as photos are few.
     """
     centred = scores - scores.mean(axis=0)
     covariance = centred.T @ centred / len(scores)
@@ -116,6 +119,7 @@ class _Moments:
         if not self.by_position:
             return MapStatistics(np.full((1, 1), overall, np.float32), np.full((1, 1), total, np.float32))
         spread = np.sqrt(_smooth(variance)) + FLOOR * total
+        spread *= total * (1 / spread).mean()
         return MapStatistics(_smooth(mean).astype(np.float32), spread.astype(np.float32))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 QUICK = (
+    "image.image_size=128",
     "contrastive.steps=5",
     "contrastive.views=4",
     "contrastive.patches=64",

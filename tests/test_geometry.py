@@ -16,13 +16,16 @@ def test_photos_of_one_framing_get_one_long_side() -> None:
 
 
 def test_crops_of_one_camera_keep_their_scale() -> None:
-    geometry = Geometry.choose([(100, 200), (220, 210), (300, 150), (90, 310)], "auto")
-    assert geometry.factor == 1.0
-    assert geometry.working_size((128, 256)) == (128, 256)
+    geometry = Geometry.choose([(700, 900), (900, 700), (800, 400), (512, 512)], "auto")
+    assert geometry.factor is not None and geometry.factor < 1
+    for size in ((640, 1280), (320, 640), (999, 400)):
+        assert geometry.working_size(size) == pytest.approx([geometry.factor * side for side in size], abs=16)
 
 
-def test_small_photos_are_not_enlarged_unless_asked() -> None:
-    assert Geometry.choose([(96, 128)] * 3, "auto").working_size((96, 128)) == (96, 128)
+def test_small_photos_are_enlarged_by_half_at_most_unless_asked() -> None:
+    assert Geometry.choose([(128, 256)] * 3, "auto").working_size((128, 256)) == (192, 384)
+    height, width = Geometry.choose([(480, 480)] * 3, "auto").working_size((480, 480))
+    assert height * width == AREA
     assert Geometry.choose([(96, 128)] * 3, 256).working_size((96, 128)) == (192, 256)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly.maps import MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
+from anomaly.maps import SHRINKAGE, MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
 
 
 @pytest.fixture
@@ -34,15 +34,27 @@ def test_whole_map_statistics_are_mean_and_spread(maps: list[np.ndarray]) -> Non
     assert statistics.spread[0, 0] == pytest.approx(np.std(maps), rel=1e-5)
 
 
+def test_standardised_maps_are_in_units_of_the_spread_of_all_patches(maps: list[np.ndarray]) -> None:
+    statistics = MapStatistics.of(maps, by_position=True)
+    assert (1 / statistics.spread).mean() == pytest.approx(1 / np.std(maps), rel=1e-4)
+    assert statistics.spread[:, -1].mean() > 2 * statistics.spread[:, 0].mean()
+
+
 def test_weights_are_those_of_least_variance() -> None:
     rng = np.random.default_rng(4)
     common = rng.normal(size=400)
     scores = np.stack([common + rng.normal(size=400), 0.3 * common + 0.5 * rng.normal(size=400)], axis=1)
     weights = minimum_variance_weights(scores)
-    grid = np.linspace(0, 1, 201)
-    best = grid[np.argmin([(share * scores[:, 0] + (1 - share) * scores[:, 1]).var() for share in grid])]
+    doubt = SHRINKAGE * scores.var(axis=0).mean()
+
+    def wanted(share: float) -> float:
+        mix = share * scores[:, 0] + (1 - share) * scores[:, 1]
+        return float(mix.var() + doubt * (share**2 + (1 - share) ** 2))
+
+    best = min(np.linspace(0, 1, 201), key=wanted)
     assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
-    assert weights[0] == pytest.approx(best, abs=0.1)
+    assert weights[0] == pytest.approx(best, abs=0.01)
+    assert weights[0] < 0.3
 
 
 def test_alike_branches_share_alike_and_constant_ones_do_not_break_it() -> None:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 Size = tuple[int, int]
 
 AREA = 512 * 512
-"""Pixels of the working photo that `image_size: auto` aims at; smaller photos keep their own size."""
+"""Pixels of the working photo that `image_size: auto` aims at."""
+LARGEST_FACTOR = 1.5
+"""Small photos are enlarged by this at most, so that a small defect still covers a patch."""
 SAME_SHAPE = 0.05
 """Photos whose aspect ratios differ by less than this share show one product at one framing."""
 MULTIPLE = 32
@@ -39,7 +41,7 @@ class Geometry:
         height, width = np.median(np.asarray(sizes), axis=0)
         long_side = max(height, width)
         scale = (
-            min(1.0, float(np.sqrt(AREA / (height * width))))
+            min(LARGEST_FACTOR, float(np.sqrt(AREA / (height * width))))
             if image_size == "auto"
             else image_size / long_side
         )

@@ -153,7 +153,6 @@ def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: R
             "skipped": result.skipped,
             "sha256": hashes,
         },
-        "by_position": result.by_position,
         "seconds": result.seconds,
         "losses": {name: [values[0], values[-1]] for name, values in result.losses.items() if values},
         "mlflow": {"run_id": tracking.run_id, "uri": tracking.uri},
@@ -189,7 +188,6 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             **detector.config.flat(),
             "backbone.used": manifest["backbone"],
             "image.size_used": detector.geometry.image_size,
-            **{f"by_position.{name}": value for name, value in result.by_position.items()},
             **{f"weight.{name}": value for name, value in detector.weights.items()},
         }
     )
@@ -248,7 +246,6 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "skipped": fitted.result.skipped,
         "threshold": detector.calibration.threshold,
         "guarantee": detector.calibration.guarantee,
-        "by_position": fitted.result.by_position,
         "weights": dict(detector.weights),
         "seconds": fitted.result.seconds,
         "mlflow": {

@@ -42,7 +42,6 @@ class FitResult:
     """Path of every training photo that could not be read -> why."""
     losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    by_position: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,12 +86,12 @@ class Fit:
                 )
         with self._timed("calibration"):
             maps = self._held_out_maps(encoder, scorers, held_out_photos)
-            statistics, weights, by_position, scores = self._standardise(maps)
+            statistics, weights, scores = self._standardise(maps)
             threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
         detector = Detector(
             config, geometry, white_level, encoder, scorers, statistics, weights, threshold, picture
         )
-        return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds, by_position)
+        return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds)
 
     def _readable(
         self, samples: list[Sample], white_level: float | None
@@ -203,30 +202,22 @@ class Fit:
 
     def _standardise(
         self, maps: dict[str, list[Map]]
-    ) -> tuple[dict[str, MapStatistics], dict[str, float], dict[str, bool], list[Scores]]:
-        """Statistics and weight of each branch, whether it tells positions apart, and held-out scores."""
+    ) -> tuple[dict[str, MapStatistics], dict[str, float], list[Scores]]:
+        """Statistics and weight of each branch, and held-out scores of the photos."""
         fusion = self.config.fusion
-        choices = {"auto": (True, False), "always": (True,), "never": (False,)}[fusion.by_position]
-        statistics, by_position, standard, steady = {}, {}, {}, {}
-        for name, values in maps.items():
-            ways = {positions: standardise_held_out(values, positions) for positions in choices}
-            scores_of = {
-                positions: np.array([top_mean(one, fusion.top_share) for one in held_out])
-                for positions, held_out in ways.items()
-            }
-            best = min(choices, key=lambda positions: float(scores_of[positions].var()))
-            by_position[name], standard[name], steady[name] = best, ways[best], scores_of[best]
-            statistics[name] = MapStatistics.of(values, best)
+        statistics = {name: MapStatistics.of(values, fusion.by_position) for name, values in maps.items()}
+        standard = {name: standardise_held_out(values, fusion.by_position) for name, values in maps.items()}
         shares = np.full(len(maps), 1 / len(maps))
         if fusion.weighting == "minimum_variance":
-            shares = minimum_variance_weights(np.stack(list(steady.values()), axis=1))
+            steady = [[top_mean(one, fusion.top_share) for one in values] for values in standard.values()]
+            shares = minimum_variance_weights(np.array(steady).T)
         weights = dict(zip(maps, shares.tolist(), strict=True))
         photos = range(len(next(iter(maps.values()))))
         scores = [
             fuse({name: values[i] for name, values in standard.items()}, weights, fusion.top_share)
             for i in photos
         ]
-        return statistics, weights, by_position, scores
+        return statistics, weights, scores
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

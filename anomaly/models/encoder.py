@@ -15,6 +15,8 @@ from anomaly.scorers import PatchMaps
 
 Photo = NDArray[np.uint8]
 
+WHITENING_FLOOR = 0.01
+"""Added to variances before whitening, as a share of the mean variance of the features."""
 MARGIN = 64
 """Pixels of context that a tile sees beyond the part of it that is kept."""
 
@@ -22,7 +24,8 @@ MARGIN = 64
 class Projection(nn.Module):
     """(B, C, h, w) features -> (B, D, h, w) embedding: a linear map, and a correction learnt by contrast.
 
-    The linear map starts as the leading principal directions, so distances start as those between features.
+    The linear map starts as the leading principal directions, half whitened: directions in which good parts
+    hardly vary, where faint defects show, count for more than in distances between features.
     """
 
     def __init__(self, channels: int, embedding_size: int, hidden: int = 256) -> None:
@@ -32,11 +35,14 @@ class Projection(nn.Module):
         self.correction = nn.Conv2d(hidden, embedding_size, 1)
 
     def start_from(self, patches: Tensor) -> None:
-        """Set the linear map to the principal directions of `patches` (N, C), the correction to nothing."""
+        """Set the linear map to the half-whitened principal directions of `patches` (N, C), the correction
+        to nothing. Whitening divides by the standard deviation, half whitening by the root of it."""
         centred = patches.double() - patches.double().mean(0)
-        directions: Tensor = torch.linalg.eigh(centred.T @ centred)[1]
-        directions = directions.flip(1)[:, : self.linear.out_channels]
-        directions = directions * _signs(directions)
+        variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+        kept = self.linear.out_channels
+        variances, directions = variances.flip(0)[:kept], directions.flip(1)[:, :kept]
+        floor = WHITENING_FLOOR * centred.square().mean() + 1e-12
+        directions = directions * _signs(directions) / (variances.clamp_min(0) + floor) ** 0.25
         with torch.no_grad():
             self.linear.weight.zero_()
             self.linear.weight[: directions.shape[1], :, 0, 0] = directions.T.float()

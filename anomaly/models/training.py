@@ -100,7 +100,10 @@ def train(
     checkpoints: Checkpoints,
     progress: Progress,
 ) -> list[float]:
-    """Minimise `loss_of(generator)`, a scalar, over the parameters of `module`; the loss of every step."""
+    """Minimise `loss_of(generator)`, a scalar, over the parameters of `module`; the loss of every step.
+
+    Matrix products run in bfloat16 where the processor has it; parameters stay float32.
+    """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
     done, losses = checkpoints.load(stage, module, optimizer)
@@ -109,7 +112,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * one_cycle(done / steps)
         generator = torch.Generator().manual_seed(step_seed(seed, stage, done))
-        loss = loss_of(generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            loss = loss_of(generator)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -125,6 +129,12 @@ def train(
             raise
     module.eval()
     return losses
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware, and so faster than float32."""
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def one_cycle(position: float) -> float:
