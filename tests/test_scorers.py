@@ -59,6 +59,23 @@ def test_a_state_that_misses_a_tensor_is_refused(fitted) -> None:
         type(scorer)(scorer.options).restore(state)
 
 
+@pytest.mark.parametrize("options", [{"noise": 0.0}, {"masked": 0.5}, {"variational": 0.001}])
+@pytest.mark.parametrize("target", ["features", "pixels"])
+def test_every_kind_of_autoencoder_learns_and_is_restored(target: str, options: dict[str, float]) -> None:
+    scorer_class = SCORERS.get("reconstruction")
+    scorer = scorer_class(scorer_class.Config(target=target, steps=40, batch_size=4, **options))
+    context, channels, size = FitContext(), 12 if target == "features" else 3, 32
+    normal = [values.clamp(0, 1) for values in maps(8, channels, size, seed=0)]
+    scorer.fit(normal, context)
+    losses = context.losses["reconstruction"]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    again = scorer_class(scorer.options)
+    again.restore({key: value.clone() for key, value in scorer.state().items()})
+    photo = maps(1, channels, size, seed=2)[0]
+    assert torch.equal(scorer.score(photo), again.score(photo))
+    assert torch.equal(scorer.score(photo), scorer.score(photo)), "scoring draws nothing"
+
+
 def test_pixels_can_be_the_target() -> None:
     scorer_class = SCORERS.get("reconstruction")
     scorer = scorer_class(scorer_class.Config(target="pixels", steps=3, batch_size=2))

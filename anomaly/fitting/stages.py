@@ -150,7 +150,7 @@ class Fit:
         config = self.config
         backbone = build_backbone(config.backbone, seed=config.seed)
         encoder = Encoder(backbone, config.contrastive.embedding_size, config.image.tile_size)
-        if not backbone.pretrained:
+        if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
                 self.losses["backbone"] = train_backbone(
                     encoder,

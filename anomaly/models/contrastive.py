@@ -1,26 +1,35 @@
 """Dense contrastive learning: a patch, seen in two augmented views, against the patches of other places.
 
 NT-Xent of Chen et al. (SimCLR, ICML 2020) over patches instead of photos. A pretrained backbone stays as it
-is and only the projection learns, from patch pairs drawn once; an empty backbone learns with it.
+is and only the projection learns, from patch pairs drawn once; an empty backbone, or one that is to be
+fine-tuned, learns with it. With `supervised_weight` synthetic defects are drawn into half of the crops, and
+patches that show one are told apart from those that do not: supervised contrastive learning (Khosla et al.,
+NeurIPS 2020), or jointly with NT-Xent, which keeps what easy features suppress (Xue et al., ICML 2023).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly.config import ContrastiveConfig
 from anomaly.data.augmentation import ViewMaker
 from anomaly.models.encoder import Encoder, Photo, as_tensor
-from anomaly.models.losses import nt_xent
+from anomaly.models.losses import joint_contrastive, nt_xent
 from anomaly.models.training import Checkpoints, Progress, step_seed, train
+from anomaly.probes import chosen
 
 CROP = 256
 SCRATCH_CROP = 160
 SCRATCH_BATCH = 8
+DEFECT_SHARE = 0.25
+"""Share of a patch that a synthetic defect must cover for the patch to count as defective."""
 
 
 def train_projection(
@@ -33,16 +42,15 @@ def train_projection(
     progress: Progress,
 ) -> list[float]:
     """Train `encoder.projection` over a frozen backbone on `config.views` pairs of views; losses by step."""
-    first, second = [], []
-    for done, (a, b) in enumerate(_pairs(encoder, photos, config, seed), start=1):
-        first.append(a)
-        second.append(b)
+    drawn = []
+    for done, pair in enumerate(_pairs(encoder, photos, config, seed), start=1):
+        drawn.append(pair)
         progress.step("views", done, config.views)
-    left, right = torch.cat(first), torch.cat(second)
+    left, right, defect = (torch.cat(part) for part in zip(*drawn, strict=True))
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(left), (config.patches,), generator=generator)
-        return nt_xent(_embed(encoder, left[rows]), _embed(encoder, right[rows]), config.temperature)
+        return _loss(_embed(encoder, left[rows]), _embed(encoder, right[rows]), defect[rows], config)
 
     return train(
         encoder.projection,
@@ -65,25 +73,19 @@ def train_backbone(
     checkpoints: Checkpoints,
     progress: Progress,
 ) -> list[float]:
-    """Train an empty backbone together with the projection, end to end; losses by step."""
+    """Train the backbone together with the projection, end to end; losses by step."""
 
     def loss(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         views = ViewMaker(config.augmentation_strength, int(rng.integers(2**31)))
-        images, origins = [], []
-        for _ in range(SCRATCH_BATCH):
-            for view, origin in _two_views(photos, views, SCRATCH_CROP, encoder.backbone.stride, rng):
-                images.append(as_tensor(view))
-                origins.append(origin)
-        embedded = encoder.projection(encoder.backbone(torch.cat(images)))
-        left, right = [], []
-        for i in range(0, len(images), 2):
-            rows, cols = _matches(origins[i], origins[i + 1], encoder.backbone.stride)
-            left.append(embedded[i].flatten(1).T[rows])
-            right.append(embedded[i + 1].flatten(1).T[cols])
-        a, b = torch.cat(left), torch.cat(right)
-        keep = torch.randperm(len(a), generator=generator)[: config.patches]
-        return nt_xent(a[keep], b[keep], config.temperature)
+        pairs = [_two_views(photos, views, SCRATCH_CROP, encoder, config, rng) for _ in range(SCRATCH_BATCH)]
+        images = torch.cat([as_tensor(view) for pair in pairs for view in pair.views])
+        embedded = encoder.projection(encoder.backbone(images)).flatten(2).transpose(1, 2)
+        left = torch.cat([embedded[2 * i][pair.rows] for i, pair in enumerate(pairs)])
+        right = torch.cat([embedded[2 * i + 1][pair.cols] for i, pair in enumerate(pairs)])
+        defect = torch.cat([pair.defect for pair in pairs])
+        keep = torch.randperm(len(left), generator=generator)[: config.patches]
+        return _loss(left[keep], right[keep], defect[keep], config)
 
     return train(
         encoder,
@@ -97,6 +99,13 @@ def train_backbone(
     )
 
 
+def _loss(first: Tensor, second: Tensor, defect: Tensor, config: ContrastiveConfig) -> Tensor:
+    """NT-Xent, supervised contrastive, or both, of pairs (N, D) whose patches show a `defect` (N,) or not."""
+    if not config.supervised_weight:
+        return nt_xent(first, second, config.temperature)
+    return joint_contrastive(first, second, defect, 1 - config.supervised_weight, config.temperature)
+
+
 def _embed(encoder: Encoder, patches: Tensor) -> Tensor:
     """(P, C) patch features, already pooled, -> (P, D)."""
     return encoder.projection.of_pooled(patches[:, :, None, None])[:, :, 0, 0]
@@ -104,32 +113,65 @@ def _embed(encoder: Encoder, patches: Tensor) -> Tensor:
 
 def _pairs(
     encoder: Encoder, photos: Sequence[Photo], config: ContrastiveConfig, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each pair of views the pooled standardised features (P, C) of the patches that both show."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each pair of views the pooled standardised features (P, C) of the patches that both show, and
+    which of these show a synthetic defect (P,)."""
     rng = np.random.default_rng(step_seed(seed, "views", 0))
     views = ViewMaker(config.augmentation_strength, seed)
-    pooled: Callable[[Photo], Tensor] = lambda view: encoder.projection.pool(  # noqa: E731
-        encoder.standardised(encoder.raw_features(view))[None]
-    )[0]
+
+    def pooled(view: Photo) -> Tensor:
+        features = encoder.standardised(encoder.raw_features(view))
+        return encoder.projection.pool(features[None])[0].flatten(1).T
+
     for _ in range(config.views):
-        (a, origin_a), (b, origin_b) = _two_views(photos, views, CROP, encoder.backbone.stride, rng)
-        rows, cols = _matches(origin_a, origin_b, encoder.backbone.stride)
-        yield pooled(a).flatten(1).T[rows], pooled(b).flatten(1).T[cols]
+        pair = _two_views(photos, views, CROP, encoder, config, rng)
+        yield pooled(pair.views[0])[pair.rows], pooled(pair.views[1])[pair.cols], pair.defect
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two views of one crop; patch `rows[i]` of the first shows what `cols[i]` of the second does."""
+
+    views: tuple[Photo, Photo]
+    rows: Tensor
+    cols: Tensor
+    defect: Tensor
+    """Whether that patch shows a synthetic defect, (P,) bool."""
 
 
 def _two_views(
-    photos: Sequence[Photo], views: ViewMaker, crop: int, stride: int, rng: np.random.Generator
-) -> list[tuple[Photo, Tensor]]:
-    """Two views of one random crop, each with the (h, w, 2) origin of its patch centres in that crop."""
+    photos: Sequence[Photo],
+    views: ViewMaker,
+    crop: int,
+    encoder: Encoder,
+    config: ContrastiveConfig,
+    rng: np.random.Generator,
+) -> _Pair:
+    """Two views of one random crop, with a synthetic defect in every other one where labels are wanted."""
+    stride = encoder.backbone.stride
     photo = photos[int(rng.integers(len(photos)))]
     top = int(rng.integers(max(photo.shape[0] - crop, 0) + 1))
     left = int(rng.integers(max(photo.shape[1] - crop, 0) + 1))
     cut = photo[top : top + crop, left : left + crop]
-    out = []
-    for _ in range(2):
-        view, origin = views.view(cut)
-        out.append((view, torch.from_numpy(origin[stride // 2 :: stride, stride // 2 :: stride].copy())))
-    return out
+    shows = np.zeros(cut.shape[:2], dtype=bool)
+    if config.supervised_weight and rng.random() < 0.5:
+        cut, shows = _with_defect(cut, rng)
+    (first, seen_first), (second, seen_second) = views.view(cut), views.view(cut)
+    middle = slice(stride // 2, None, stride)
+    origin = torch.from_numpy(seen_first[middle, middle].copy())
+    rows, cols = _matches(origin, torch.from_numpy(seen_second[middle, middle].copy()), stride)
+    share = torch.from_numpy(cv2.blur(shows.astype(np.float32), (stride, stride)))
+    row, col = origin.reshape(-1, 2)[rows].round().long().T
+    within = share[row.clamp(0, cut.shape[0] - 1), col.clamp(0, cut.shape[1] - 1)]
+    return _Pair((first, second), rows, cols, within > DEFECT_SHARE)
+
+
+def _with_defect(cut: Photo, rng: np.random.Generator) -> tuple[Photo, NDArray[np.bool_]]:
+    """The crop with one synthetic defect of any kind and magnitude, and where it is."""
+    kinds = [probe for probe in chosen() if probe.kind == "defect"]
+    probe = kinds[int(rng.integers(len(kinds)))]
+    magnitude = float(rng.choice(probe.magnitudes))
+    return probe.apply(np.ascontiguousarray(cut), np.ones(cut.shape[:2], dtype=bool), magnitude, rng)
 
 
 def _matches(first: Tensor, second: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -81,10 +81,17 @@ def ssim_map(first: Tensor, second: Tensor, window: int = 7) -> Tensor:
 
 def l1_ssim_loss(rebuilt: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error plus (1 - SSIM) / 2."""
+    rebuilt, target = _precise(rebuilt), _precise(target)  # variances in bfloat16 would cancel
     return (rebuilt - target).abs().mean() + (1 - ssim_map(rebuilt, target).mean()) / 2
 
 
 def _similarity(first: Tensor, second: Tensor) -> Tensor:
     """(2 N, 2 N) cosine similarity of all views of N pairs, the first views before the second."""
-    both = F.normalize(torch.cat([first, second]), dim=1)
-    return both @ both.T
+    both = F.normalize(_precise(torch.cat([first, second])), dim=1)
+    with torch.autocast("cpu", enabled=False):  # a small temperature magnifies what bfloat16 rounds off
+        return both @ both.T
+
+
+def _precise(values: Tensor) -> Tensor:
+    """`values` in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Residual of a denoising autoencoder, over features by default.
+"""Residual of an autoencoder (denoising, masked or variational), over features by default.
 
 Pixel reconstruction spends its capacity on high-variance appearance (Balestriero and LeCun, ICML 2024,
 arXiv 2402.11337); features standardised by channel weigh what the backbone finds telling.
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.config import Section
-from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder
+from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder, sampled
 from anomaly.models.losses import l1_ssim_loss, ssim_map
 from anomaly.models.training import train
 from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, crops
@@ -29,6 +29,10 @@ class ReconstructionOptions(Section):
     """Channels of the narrowest layer."""
     noise: Annotated[float, Field(ge=0)] = 0.3
     """Standard deviation of the input noise: in those of a feature, or a tenth of full scale for pixels."""
+    masked: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the input's patches that are blanked while training (He et al., CVPR 2022)."""
+    variational: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the Kullback-Leibler term a dimension (Kingma and Welling, 2014); 0 is no variational one."""
     steps: Annotated[int, Field(ge=1)] = 500
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
@@ -55,9 +59,15 @@ class Reconstruction(Scorer[ReconstructionOptions]):
 
         def loss(generator: torch.Generator) -> Tensor:
             clean = torch.stack(list(crops(maps, size, options.batch_size, generator)))
-            noisy = clean + noise * torch.randn(clean.shape, generator=generator)
-            rebuilt = self.network(noisy)
-            return l1_ssim_loss(rebuilt, clean) if pixels else F.mse_loss(rebuilt, clean)
+            seen = clean + noise * torch.randn(clean.shape, generator=generator)
+            seen = seen * _kept(clean, PixelAutoencoder.stride if pixels else 2, options.masked, generator)
+            code = self.network.encode(seen)
+            penalty = torch.zeros(())
+            if options.variational:
+                code, divergence = sampled(code, generator)
+                penalty = options.variational * divergence
+            rebuilt = self.network.decode(code)
+            return (l1_ssim_loss(rebuilt, clean) if pixels else F.mse_loss(rebuilt, clean)) + penalty
 
         context.losses["reconstruction"] = train(
             self.network,
@@ -87,7 +97,15 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         self.network.load_state_dict(state)
 
     def _build(self, channels: int) -> None:
-        if self.options.target == "features":
-            self.network = FeatureAutoencoder(channels, self.options.bottleneck).eval()
+        options, variational = self.options, self.options.variational > 0
+        if options.target == "features":
+            self.network = FeatureAutoencoder(channels, options.bottleneck, variational).eval()
         else:
-            self.network = PixelAutoencoder(self.options.bottleneck).eval()
+            self.network = PixelAutoencoder(options.bottleneck, variational=variational).eval()
+
+
+def _kept(values: Tensor, patch: int, masked: float, generator: torch.Generator) -> Tensor:
+    """1 where (B, C, h, w) stays visible, 0 in the `masked` share of its patches, (B, 1, h, w)."""
+    b, _, h, w = values.shape
+    grid = torch.rand((b, 1, -(-h // patch), -(-w // patch)), generator=generator) >= masked
+    return F.interpolate(grid.float(), scale_factor=patch)[:, :, :h, :w]
