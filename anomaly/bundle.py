@@ -7,6 +7,8 @@ statistics.safetensors    what maps are standardised by
 picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
 calibration.json          score of every calibration photo
 reference/                some calibration photos
+
+What decides may change after the fit: its versions lie beside the model, in <folder>.versions.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from anomaly.maps import MapStatistics
 from anomaly.models.autoencoder import PixelAutoencoder
 from anomaly.models.backbones import build_backbone
 from anomaly.models.encoder import Encoder
+from anomaly.policy.policy import Policy
+from anomaly.policy.versions import Versions
 from anomaly.render import png_bytes
 from anomaly.scorers import build_scorers
 
@@ -62,6 +66,10 @@ class Bundle:
     def model_hash(self) -> str:
         """SHA-256 of the manifest, and through its checksums of everything."""
         return str(self.manifest["checksum"])
+
+    @property
+    def versions(self) -> Versions:
+        return Versions(self.path, self.model_hash)
 
 
 def write_bundle(
@@ -113,7 +121,10 @@ def write_bundle(
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The model in `folder`. Raises BundleError for anything that is not as it was written."""
+    """The model in `folder`, with the version of its policy that is in force.
+
+    Raises BundleError for anything that is not as it was written, also of the versions beside it.
+    """
     manifest = read_manifest(folder)
     files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
     try:
@@ -151,6 +162,7 @@ def read_bundle(folder: Path) -> Bundle:
             {name: float(manifest["weights"][name]) for name in scorers},
             calibration,
             picture,
+            Versions(folder, manifest["checksum"]).current(Policy.born(calibration)),
         )
     except BundleError:
         raise

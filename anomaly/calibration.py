@@ -10,7 +10,7 @@ import numpy as np
 from anomaly.config import CalibrationConfig
 from anomaly.metrics import Floats
 from anomaly.quality.intervals import zero_failure_sample_size
-from anomaly.quality.thresholds import conformal_p_values, guaranteed_threshold, marginal_threshold
+from anomaly.quality.order_statistics import conformal_p_values, guaranteed_threshold, marginal_threshold
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
@@ -109,7 +109,7 @@ class RunConfig(Section):
         if not chosen:
             raise ConfigError("every scorer is switched off: leave at least one of them on")
         return {
-            name: _parse(SCORERS.get(name).Config, fields, f"scorers.{name}.")
+            name: parse_section(SCORERS.get(name).Config, fields, f"scorers.{name}.")
             for name, fields in chosen.items()
         }
 
@@ -123,7 +123,7 @@ class RunConfig(Section):
         """Configuration from a YAML file and `section.key=value` overrides, which win over it."""
         fields: dict[str, Any] = {}
         if path is not None:
-            fields = _read_yaml(path)
+            fields = read_yaml(path)
         for override in overrides:
             _set(fields, override)
         return cls.parse(fields)
@@ -131,14 +131,15 @@ class RunConfig(Section):
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> RunConfig:
         """Validated configuration. Raises ConfigError with one sentence for the first problem."""
-        return _parse(cls, fields)
+        return parse_section(cls, fields)
 
     def flat(self) -> dict[str, Any]:
         """`{"section.key": value}` for every field."""
         return _flatten(self.model_dump(mode="json"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a YAML file; none of an empty one."""
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -148,7 +149,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if fields is None:
         return {}
     if not isinstance(fields, dict):
-        raise ConfigError(f"{path} must hold sections such as `contrastive:`, see configs/default.yaml")
+        raise ConfigError(f"{path} must hold fields such as `name: value`, see configs/default.yaml")
     return fields
 
 
@@ -172,16 +173,18 @@ def _set(fields: dict[str, Any], override: str) -> None:
 S = TypeVar("S", bound=Section)
 
 
-def _parse(section: type[S], fields: Any, prefix: str = "") -> S:
+def parse_section(section: type[S], fields: Any, prefix: str = "") -> S:
+    """`fields` as a validated `section`. Raises ConfigError with one sentence for the first problem."""
     try:
         return section.model_validate(fields)
     except ValidationError as error:
         problem = error.errors()[0]
     where = prefix + ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
+        inner: Any = section
         for part in problem["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
-        cure = nearest(str(problem["loc"][-1]), section.model_fields)
+            inner = get_args(inner)[0] if isinstance(part, int) else inner.model_fields[part].annotation
+        cure = nearest(str(problem["loc"][-1]), inner.model_fields)
         raise ConfigError(f"there is no field {where!r}: {cure}")
     raise ConfigError(f"{where or 'configuration'} = {problem.get('input')!r}: {problem['msg'].lower()}")
 

@@ -1,4 +1,4 @@
-"""The fitted model: a photo goes in; an anomaly map and one score come out."""
+"""The fitted model: a photo goes in; an anomaly map and one score come out, and what decides of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from anomaly.maps import Map, MapStatistics, resize, top_mean
 from anomaly.models.autoencoder import PixelAutoencoder
 from anomaly.models.encoder import Encoder
 from anomaly.models.picture import expected_picture
+from anomaly.policy.policy import Policy
 from anomaly.scorers import PatchMaps, Scorer
 
 Photo = NDArray[np.uint8]
@@ -35,7 +36,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Detector:
-    """Everything that judging a photo takes; what it does is fixed when it is fitted."""
+    """Everything that judging a photo takes. What it scores is fixed when it is fitted."""
 
     config: RunConfig
     geometry: Geometry
@@ -47,6 +48,8 @@ class Detector:
     """Share of each branch in the fused map; they sum to 1."""
     calibration: Calibration
     picture: PixelAutoencoder | None
+    policy: Policy
+    """What decides; it may have changed since the fit, see `anomaly tune`."""
 
     def read(self, path: Path) -> Photo:
         """The photo at `path`, (H, W, 3) uint8, read as the training photos were. Raises ImageError."""
@@ -65,6 +68,12 @@ class Detector:
         """Standardise and fuse the maps of the branches."""
         standard = {name: self.statistics[name].standardise(values) for name, values in maps.items()}
         return fuse(standard, self.weights, self.config.fusion.top_share)
+
+    def judged_score(self, scores: Scores, size: tuple[int, int]) -> float:
+        """The score of a photo of `size` (H, W) that thresholds are held against: that under the region
+        rules in force. Raises ImageError where these were drawn for photos of another shape."""
+        share = self.config.fusion.top_share
+        return self.policy.score(scores.image_score, scores.anomaly_map, size, share)
 
     def full_map(self, scores: Scores, photo: Photo) -> Map:
         """The anomaly map at the photo's own size (H, W)."""

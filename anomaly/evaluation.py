@@ -1,4 +1,4 @@
-"""How well a model tells labelled test photos apart, at raw scores and at its stored threshold."""
+"""How well a model tells labelled test photos apart, at raw scores and as the policy in force decides."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def evaluate(
     refuse_seen(bundle, test)
     detector = bundle.detector
     scored: list[tuple[Sample, Scores]] = []
+    judged: list[float] = []
     maps: list[Map] = []
     masks: list[NDArray[np.bool_]] = []
     unreadable: dict[str, str] = {}
@@ -49,6 +50,11 @@ def evaluate(
             unreadable[str(sample.path)] = str(error)
             continue
         scores = detector.score(photo)
+        try:
+            judged.append(detector.judged_score(scores, photo.shape[:2]))
+        except ImageError as error:
+            unreadable[str(sample.path)] = str(error)
+            continue
         scored.append((sample, scores))
         if mask is not None:
             small = _compared_size(mask.shape)
@@ -58,8 +64,10 @@ def evaluate(
     if not scored:
         raise DataError(f"none of the {len(test)} test photos can be read: {next(iter(unreadable.values()))}")
     labels = np.array([sample.label == "anomalous" for sample, _ in scored])
-    image_scores = np.array([scores.image_score for _, scores in scored])
-    flagged = image_scores > detector.calibration.threshold
+    image_scores = np.array(judged)
+    cuts = [detector.policy.cut_of(sample.group) for sample, _ in scored]
+    decisions = np.array([cut.decide(score) for cut, score in zip(cuts, judged, strict=True)])
+    flagged, passed = decisions == "anomalous", decisions == "normal"
     with_masks = any(mask.any() for mask in masks)
     return {
         "image_auroc": image_auroc(image_scores, labels),
@@ -68,15 +76,19 @@ def evaluate(
         "image_f1_max": image_f1_max(image_scores, labels),
         "pixel_auroc": pixel_auroc(maps, masks) if with_masks else None,
         "aupro_0.3": aupro(maps, masks, 0.3) if with_masks else None,
-        "threshold": detector.calibration.threshold,
-        "escape_rate": _rate(~flagged[labels]),
-        "escape_rate_interval": _interval(~flagged[labels]),
+        "threshold": detector.policy.cut.threshold,
+        "review_threshold": detector.policy.cut.review_threshold,
+        "version": detector.policy.version,
+        "escape_rate": _rate(passed[labels]),
+        "escape_rate_interval": _interval(passed[labels]),
         "overkill_rate": _rate(flagged[~labels]),
         "overkill_rate_interval": _interval(flagged[~labels]),
+        "normal_reviews": int((decisions[~labels] == "review").sum()),
+        "anomalous_reviews": int((decisions[labels] == "review").sum()),
         "n_normal": int((~labels).sum()),
         "n_anomalous": int(labels.sum()),
         "n_masks": sum(bool(mask.any()) for mask in masks),
-        "per_defect_type": _per_type([sample for sample, _ in scored], image_scores, labels, flagged),
+        "per_defect_type": _per_type([sample for sample, _ in scored], image_scores, labels, passed),
         "branches": {
             name: image_auroc(np.array([scores.branch_scores[name] for _, scores in scored]), labels)
             for name in detector.scorers
@@ -139,7 +151,7 @@ def _per_type(
     samples: Sequence[Sample],
     scores: NDArray[np.float64],
     labels: NDArray[np.bool_],
-    flagged: NDArray[np.bool_],
+    passed: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """AUROC against all normal photos, and escapes, of each defect type."""
     types = np.array([sample.defect_type or "unnamed" for sample in samples])
@@ -150,7 +162,7 @@ def _per_type(
         out[str(name)] = {
             "n": int(of_type.sum()),
             "image_auroc": image_auroc(scores[keep], labels[keep]),
-            "escapes": int((~flagged[of_type]).sum()),
-            "escape_rate": _rate(~flagged[of_type]),
+            "escapes": int(passed[of_type].sum()),
+            "escape_rate": _rate(passed[of_type]),
         }
     return out

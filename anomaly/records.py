@@ -33,6 +33,8 @@ class Region:
     area: int
     peak: float
     """The anomaly map's largest value inside the region."""
+    mean: float | None = None
+    """Its mean there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Verdict:
     image_score: float | None = None
     threshold: float | None = None
     p_value: float | None = None
-    """Share of calibration photos, this one counted among them, that score at least as high."""
+    """Share of known normal photos, this one counted among them, that score at least as high."""
     regions: tuple[Region, ...] = field(default=())
     milliseconds: float | None = None
     error: str | None = None
@@ -52,6 +54,12 @@ class Verdict:
     """File of the overlay, relative to the output folder; for what is not normal."""
     anomaly_map: str | None = None
     """File of the raw map, float32 TIFF of the photo's own size, likewise."""
+    version: int | None = None
+    """Version of the policy that decided; 0 is what the model was born with."""
+    group: str | None = None
+    """Product, camera or lot whose thresholds were asked for."""
+    review_threshold: float | None = None
+    """Lower end of the band that people look at, where there is one."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -99,9 +99,12 @@ def regions(anomaly_map: AnomalyMap, threshold: float, min_area: int = 0) -> tup
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     peaks = np.full(count, -np.inf)
     np.maximum.at(peaks, labels[mask > 0], anomaly_map[mask > 0])
+    sums = np.bincount(labels[mask > 0], anomaly_map[mask > 0], count)
     found = [
-        Region((int(top), int(left), int(top + height), int(left + width)), int(area), float(peak))
-        for (left, top, width, height, area), peak in zip(stats[1:], peaks[1:], strict=True)
+        Region((top, left, top + height, left + width), area, float(peak), float(total) / area)
+        for (left, top, width, height, area), peak, total in zip(
+            stats[1:].tolist(), peaks[1:], sums[1:], strict=True
+        )
         if area >= min_area
     ]
     return tuple(sorted(found, key=lambda region: (-region.peak, -region.area, region.box)))

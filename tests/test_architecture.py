@@ -13,11 +13,12 @@ FLOORS = (
     ("metrics", "quality", "render"),
     ("config", "data", "probes"),
     ("models", "scorers", "calibration", "diagnostics"),
+    ("policy",),
     ("detector",),
     ("bundle", "report", "tracking"),
     ("export",),
     ("inspection", "evaluation", "visibility"),
-    ("fitting",),
+    ("fitting", "tuning"),
     ("cli", "__main__"),
 )
 KNOWN_UP = {("config", "scorers")}

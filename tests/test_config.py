@@ -62,7 +62,7 @@ def test_unreadable_file_and_no_scorer(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         RunConfig.load(tmp_path / "absent.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(ConfigError, match="must hold sections"):
+    with pytest.raises(ConfigError, match="must hold fields"):
         RunConfig.load(tmp_path / "list.yaml")
     with pytest.raises(ConfigError, match="every scorer is switched off"):
         RunConfig.load(None, ["scorers.embedding=null", "scorers.reconstruction=null"])

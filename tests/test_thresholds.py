@@ -9,16 +9,18 @@ from scipy.stats import binomtest
 
 from anomaly.errors import CalibrationError, ConfigError, DataError
 from anomaly.quality.intervals import allowed_failures, clopper_pearson
+from anomaly.quality.order_statistics import (
+    conformal_p_values,
+    guaranteed_threshold,
+    marginal_threshold,
+    smallest_promise,
+)
 from anomaly.quality.thresholds import (
     Costs,
     Rule,
     choose,
-    conformal_p_values,
     cross_fitted,
-    guaranteed_threshold,
-    marginal_threshold,
     operating_point,
-    smallest_promise,
 )
 
 

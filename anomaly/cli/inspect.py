@@ -17,6 +17,9 @@ def command(
     paths: Annotated[list[Path], typer.Argument(help="Photos and folders of photos.")],
     model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, heatmaps and the report.")],
+    group: Annotated[
+        str | None, typer.Option("--group", help="Product, camera or lot of these photos, as tuned.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print every verdict as a line of JSON.")] = False,
     runtime: Annotated[
@@ -26,7 +29,7 @@ def command(
         bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if any photo is not normal.")
     ] = False,
 ) -> None:
-    """Judge photos: normal, anomalous, or could not be read."""
+    """Judge photos: normal, anomalous, to be reviewed where there is a review band, or not readable."""
     from anomaly.bundle import read_bundle
     from anomaly.inspection.scoring import choose_scorer
     from anomaly.inspection.stream import expand, judge_all
@@ -35,11 +38,16 @@ def command(
     photos = expand(paths)
     bundle = read_bundle(model)
     score = choose_scorer(bundle, runtime, threads=os.cpu_count() or 1, say=say)
+    policy = bundle.detector.policy
+    if group is not None and group not in policy.groups:
+        known = ", ".join(policy.groups) or "none"
+        say(f"no threshold for group {group!r} (known: {known}): the pooled one decides")
     progress = TerminalProgress()
     interrupted = False
-    with Writer(out, bundle, overwrite=overwrite) as writer, progress.running():
+    with Writer(out, bundle, overwrite=overwrite, group=group) as writer, progress.running():
         try:
-            for done, judged in enumerate(judge_all(bundle.detector, photos, score), start=1):
+            judged_photos = judge_all(bundle.detector, photos, score, group=group)
+            for done, judged in enumerate(judged_photos, start=1):
                 verdict = writer.write(judged)
                 if json_:
                     result(verdict.to_dict())
@@ -47,8 +55,9 @@ def command(
         except KeyboardInterrupt:
             interrupted = True
         summary = writer.finish(interrupted=interrupted)
+    reviews = f"{summary['review']} to review, " if policy.has_review else ""
     say(
-        f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, "
+        f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, {reviews}"
         f"{summary['error']} could not be read\nreport: {out / 'report.html'}"
     )
     if interrupted:

@@ -25,6 +25,7 @@ from anomaly.models.contrastive import train_backbone, train_projection
 from anomaly.models.encoder import Encoder
 from anomaly.models.picture import train_picture
 from anomaly.models.training import Checkpoints, Progress, Silent
+from anomaly.policy.policy import Policy
 from anomaly.records import Sample
 from anomaly.scorers import FitContext, Scorer, build_scorers
 
@@ -89,7 +90,16 @@ class Fit:
             statistics, weights, scores = self._standardise(maps)
             threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
         detector = Detector(
-            config, geometry, white_level, encoder, scorers, statistics, weights, threshold, picture
+            config,
+            geometry,
+            white_level,
+            encoder,
+            scorers,
+            statistics,
+            weights,
+            threshold,
+            picture,
+            Policy.born(threshold),
         )
         return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds)
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from anomaly.data.images import find_images, one_line
 from anomaly.detector import Detector, Photo, Scores
 from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map
-from anomaly.records import Decision, Region, Verdict
+from anomaly.records import Region, Verdict
 from anomaly.render import regions
 
 READ_AHEAD = 4
@@ -53,9 +53,16 @@ def expand(inputs: Sequence[Path]) -> list[Path]:
 
 
 def judge_all(
-    detector: Detector, paths: Iterable[Path], score: Callable[[Photo], Scores] | None = None
+    detector: Detector,
+    paths: Iterable[Path],
+    score: Callable[[Photo], Scores] | None = None,
+    *,
+    group: str | None = None,
 ) -> Iterator[Judged]:
-    """Judge photos in order; at most a few are held in memory at once. `score` None is the detector's own."""
+    """Judge photos of `group` in order; at most a few are held in memory at once.
+
+    `score` None is the detector's own.
+    """
     score = score or detector.score
     waiting: deque[tuple[Path, Future[tuple[Photo | ImageError, float]]]] = deque()
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
@@ -63,9 +70,9 @@ def judge_all(
             for path in paths:
                 waiting.append((path, pool.submit(_read, detector, path)))
                 if len(waiting) > READ_AHEAD:
-                    yield _judge(detector, score, *waiting.popleft())
+                    yield _judge(detector, score, group, *waiting.popleft())
             while waiting:
-                yield _judge(detector, score, *waiting.popleft())
+                yield _judge(detector, score, group, *waiting.popleft())
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -90,37 +97,57 @@ def _read(detector: Detector, path: Path) -> tuple[Photo | ImageError, float]:
 def _judge(
     detector: Detector,
     score: Callable[[Photo], Scores],
+    group: str | None,
     path: Path,
     reading: Future[tuple[Photo | ImageError, float]],
 ) -> Judged:
     photo, seconds = reading.result()
     if isinstance(photo, ImageError):
-        return Judged(Verdict(str(path), "error", error=str(photo), milliseconds=round(1000 * seconds, 2)))
+        verdict = _error(detector, str(path), str(photo), group)
+        return Judged(replace(verdict, milliseconds=round(1000 * seconds, 2)))
     start = time.perf_counter()
     scores = score(photo)
     anomaly_map = detector.full_map(scores, photo)
-    verdict = decide(detector, str(path), scores, anomaly_map)
+    verdict = decide(detector, str(path), scores, anomaly_map, group)
     seconds += time.perf_counter() - start
-    timed = Verdict(
-        verdict.path,
-        verdict.decision,
-        verdict.image_score,
-        verdict.threshold,
-        verdict.p_value,
-        verdict.regions,
-        round(1000 * seconds, 2),
-    )
-    return Judged(timed, photo, anomaly_map)
+    return Judged(replace(verdict, milliseconds=round(1000 * seconds, 2)), photo, anomaly_map)
 
 
-def decide(detector: Detector, path: str, scores: Scores, anomaly_map: Map) -> Verdict:
-    """Hold a photo's scores against the threshold. A score that is no number is an error, never a pass."""
-    score, threshold = scores.image_score, detector.calibration.threshold
+def decide(
+    detector: Detector, path: str, scores: Scores, anomaly_map: Map, group: str | None = None
+) -> Verdict:
+    """Hold a photo's scores against the policy in force; `anomaly_map` is of the photo's own size (H, W).
+
+    A score that is no number, and a photo that the region rules do not fit, is an error, never a pass.
+    """
+    policy = detector.policy
+    try:
+        score = detector.judged_score(scores, anomaly_map.shape)
+        seen = policy.seen(anomaly_map)
+    except ImageError as error:
+        return _error(detector, path, f"{one_line(path)}: {error}", group)
     if not np.isfinite(score):
-        return Verdict(path, "error", error=f"{one_line(path)} has no finite score: report this photo")
-    decision: Decision = "anomalous" if score > threshold else "normal"
+        return _error(detector, path, f"{one_line(path)} has no finite score: report this photo", group)
+    cut = policy.cut_of(group)
+    decision = cut.decide(score)
     found: tuple[Region, ...] = ()
-    if decision == "anomalous":
+    if decision != "normal":
+        low = cut.threshold if decision == "anomalous" else cut.lowest
         # Drawing the map at the photo's size may round its one peak off: the region is shown all the same.
-        found = regions(anomaly_map, min(threshold, float(np.nextafter(anomaly_map.max(), -np.inf))))
-    return Verdict(path, decision, score, threshold, detector.calibration.p_value(score), found)
+        found = regions(seen, min(low, float(np.nextafter(seen.max(), -np.inf))))
+        found = found if policy.rules is None else policy.rules.kept(found)
+    return Verdict(
+        path,
+        decision,
+        score,
+        cut.threshold,
+        policy.p_value(score),
+        found,
+        version=policy.version,
+        group=group,
+        review_threshold=cut.review_threshold,
+    )
+
+
+def _error(detector: Detector, path: str, sentence: str, group: str | None) -> Verdict:
+    return Verdict(path, "error", error=sentence, version=detector.policy.version, group=group)

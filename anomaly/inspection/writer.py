@@ -24,7 +24,19 @@ from anomaly.records import Verdict
 from anomaly.render import jpeg_bytes, outline, overlay, png_bytes, thumbnail
 from anomaly.report.inspection import GalleryItem, inspection_report
 
-COLUMNS = ("path", "decision", "image_score", "threshold", "p_value", "regions", "milliseconds", "error")
+COLUMNS = (
+    "path",
+    "decision",
+    "image_score",
+    "threshold",
+    "p_value",
+    "regions",
+    "milliseconds",
+    "error",
+    "version",
+    "group",
+    "review_threshold",
+)
 GALLERY = 40
 """Photos that the report shows: the worst ones."""
 SIDE = 360
@@ -35,8 +47,11 @@ OUTPUTS = ("verdicts.jsonl", "verdicts.csv", "heatmaps", "maps", "summary.json",
 class Writer:
     """Writes verdicts one by one as they come, and the summary and report at the end; a context manager."""
 
-    def __init__(self, out: Path, bundle: Bundle, *, overwrite: bool = False) -> None:
-        """Raises DataError where `out` holds an earlier inspection, unless `overwrite`, or is no folder."""
+    def __init__(
+        self, out: Path, bundle: Bundle, *, overwrite: bool = False, group: str | None = None
+    ) -> None:
+        """For photos of `group`. Raises DataError where `out` holds an earlier inspection, unless
+        `overwrite`, or is no folder."""
         there = [name for name in OUTPUTS if (out / name).exists()]
         if there and not overwrite:
             raise DataError(f"{out} already holds {there[0]}: give another --out, or --overwrite")
@@ -49,8 +64,10 @@ class Writer:
             raise DataError(f"cannot write to {out} ({error.strerror}): give another --out") from None
         self.out = out
         self.bundle = bundle
-        calibration = bundle.detector.calibration
-        self.ceiling = colour_ceiling(calibration.scores, calibration.threshold)
+        self.policy = bundle.detector.policy
+        self.group = group
+        self.cut = self.policy.cut_of(group)
+        self.ceiling = colour_ceiling(self.policy.normal_scores, self.cut.threshold)
         self._jsonl = open(out / "verdicts.jsonl", "w", encoding="utf-8")  # noqa: SIM115
         self._csv_file = open(out / "verdicts.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
         self._csv = csv.writer(self._csv_file)
@@ -73,17 +90,19 @@ class Writer:
 
     def finish(self, *, interrupted: bool = False) -> dict[str, Any]:
         """Write summary and report; the summary."""
-        detector = self.bundle.detector
+        policy, calibration = self.policy, self.bundle.detector.calibration
         counts = Counter(verdict.decision for verdict in self._verdicts)
-        calibration = detector.calibration
-        summary = {
+        summary: dict[str, Any] = {
             "photos": len(self._verdicts),
             **{decision: counts[decision] for decision in ("normal", "review", "anomalous", "error")},
             "interrupted": interrupted,
-            "threshold": calibration.threshold,
-            "target_fpr": calibration.config.target_fpr,
-            "n_calibration": len(calibration.scores),
-            "guarantee": calibration.guarantee,
+            "version": policy.version,
+            "group": self.group,
+            "threshold": self.cut.threshold,
+            "review_threshold": self.cut.review_threshold,
+            "target_fpr": None if policy.version else calibration.config.target_fpr,
+            "n_calibration": len(policy.normal_scores),
+            "guarantee": policy.promise,
             "ceiling": self.ceiling,
             "model": self.bundle.path.name,
             "model_hash": self.bundle.model_hash,
@@ -93,7 +112,7 @@ class Writer:
         _write_whole(self.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
         gallery = [item for _, _, item in self._worst]
         facts = model_facts(self.bundle)
-        page = inspection_report(summary, self._verdicts, calibration.scores, gallery, facts)
+        page = inspection_report(summary, self._verdicts, policy.normal_scores, gallery, facts)
         _write_whole(self.out / "report.html", page)
         return summary
 
@@ -110,21 +129,23 @@ class Writer:
         """Write overlay and raw map; keep small pictures for the report if this is one of the worst."""
         verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
         assert photo is not None and values is not None and verdict.image_score is not None
-        threshold = self.bundle.detector.calibration.threshold
+        threshold = self.cut.threshold
         index = len(self._verdicts)
         stem = f"{index:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(verdict.path).stem)[:60]}"
-        heat = overlay(photo, values, threshold, self.ceiling)
+        seen = self.policy.seen(values)
+        heat = overlay(photo, seen, threshold, self.ceiling)
         (self.out / "heatmaps" / f"{stem}.png").write_bytes(png_bytes(heat))
         cv2.imwrite(str(self.out / "maps" / f"{stem}.tiff"), values)
         entry = (verdict.image_score, -index)
         if len(self._worst) < GALLERY or entry > self._worst[0][:2]:
             expected = self.bundle.detector.expected(photo)
+            low = threshold if verdict.decision == "anomalous" else self.cut.lowest
             item = GalleryItem(
                 verdict.path,
                 verdict,
                 jpeg_bytes(thumbnail(photo, SIDE)),
                 jpeg_bytes(thumbnail(heat, SIDE)),
-                jpeg_bytes(thumbnail(outline(photo, values, threshold), SIDE)),
+                jpeg_bytes(thumbnail(outline(photo, seen, low), SIDE)),
                 None if expected is None else jpeg_bytes(expected),
             )
             heapq.heappush(self._worst, (*entry, item))
@@ -151,6 +172,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "scorers": ", ".join(bundle.detector.scorers),
         "training_photos": manifest.get("data", {}).get("n_train"),
         "calibration_photos": len(bundle.calibration_photos),
+        "threshold_version": bundle.detector.policy.version,
         "model_hash": bundle.model_hash[:16],
         "versions": manifest.get("versions", {}),
     }

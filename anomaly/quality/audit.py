@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +27,7 @@ from anomaly.errors import BundleError, DataError
 GENESIS = "0" * 64
 """What stands for the hash before the first line."""
 FIELDS = {"index", "time", "who", "entry", "previous", "sha256"}
+Entry = dict[str, Any] | Callable[[list[dict[str, Any]]], dict[str, Any]]
 RESTORE = "restore the log and its head file from a backup, or move both aside, keep them and start anew"
 
 
@@ -40,15 +41,22 @@ class AuditLog:
     def head(self) -> Path:
         return self.path.with_name(self.path.name + ".head")
 
-    def append(self, entry: dict[str, Any], who: str | None = None) -> dict[str, Any]:
+    def append(self, entry: Entry, who: str | None = None) -> dict[str, Any]:
         """Write `entry` (JSON values) to disk, and return its whole record: index, time (UTC), who, entry,
-        previous, sha256. BundleError, and nothing written, if the log as it stands does not verify."""
-        try:
-            _canonical(entry)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"an audit entry holds JSON values only ({error}): convert it first") from error
+        previous, sha256. BundleError, and nothing written, if the log as it stands does not verify.
+
+        An entry that depends on those before it is given as a function of all records, called while the log
+        is locked; what it raises is passed on, and nothing is written.
+        """
         with self._locked("a+b", fcntl.LOCK_EX) as log:
             records = self._verified(log)
+            entry = entry(records) if callable(entry) else entry
+            try:
+                _canonical(entry)
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"an audit entry holds JSON values only ({error}): convert it first"
+                ) from error
             record: dict[str, Any] = {
                 "index": len(records),
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,4 +1,4 @@
-"""Thresholds on image scores, and what may be promised of them.
+"""Operating points on labelled photos: what thresholds do, and which one follows a wish.
 
 Higher scores are more anomalous; a photo is anomalous if and only if score > threshold, compared in float64.
 A normal photo called anomalous is an overkill, an anomalous one called normal an escape. With a review band,
@@ -12,60 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from anomaly.errors import CalibrationError, ConfigError
-from anomaly.metrics import Bools, Floats, as_groups, as_labelled, as_scores
-from anomaly.quality.intervals import (
-    allowed_failures,
-    clopper_pearson,
-    exact_share,
-    upper_bound,
-    zero_failure_sample_size,
-)
-
-
-def conformal_p_values(calibration: npt.ArrayLike, scores: npt.ArrayLike) -> Floats:
-    """(1 + number of calibration scores >= s) / (n + 1) for each s: (N,) in (0, 1]."""
-    known, new = np.sort(_calibration(calibration)), as_scores(scores)
-    p_values: Floats = (1 + known.size - np.searchsorted(known, new, side="left")) / (known.size + 1)
-    return p_values
-
-
-def marginal_threshold(calibration: npt.ArrayLike, target_fpr: float) -> float:
-    """The threshold above which the conformal p-value is at most `target_fpr`.
-
-    Its false positive rate is at most the target on average over calibration sets; that of the one set at
-    hand may well be higher (with 100 photos and 1 %: above 2.95 % for one set in twenty).
-    """
-    scores, alpha = np.sort(_calibration(calibration)), exact_share("target_fpr", target_fpr)
-    n = scores.size
-    if math.ceil((n + 1) * (1 - alpha)) > n:
-        raise CalibrationError(
-            f"target_fpr {target_fpr} needs at least {math.ceil(1 / alpha) - 1} calibration photos, got {n}: "
-            f"add photos, or set calibration.target_fpr to {_rounded_up(Fraction(1, n + 1))} or more"
-        )
-    return float(scores[math.ceil((n + 1) * (1 - alpha)) - 1])
-
-
-def guaranteed_threshold(calibration: npt.ArrayLike, target_fpr: float, confidence: float = 0.95) -> float:
-    """The lowest calibration score whose false positive rate is at most `target_fpr` with `confidence`.
-
-    The rate above the l-th largest of n scores is at most Beta(l, n + 1 - l) distributed (equal without
-    ties), so l - 1 is the number of failures that n photos allow (Vovk 2012, training-conditional validity).
-    """
-    scores = np.sort(_calibration(calibration))
-    allowed = _promise("target_fpr", target_fpr, confidence, scores.size, "calibration")
-    return float(scores[scores.size - 1 - allowed])
-
-
-def smallest_promise(n: int, confidence: float = 0.95) -> float:
-    """The smallest rate that `n` photos without a failure can promise: 0.049 for 60 at 95 %; 1 for none."""
-    return upper_bound(0, n, confidence)
+from anomaly.metrics import Bools, Floats, as_groups, as_labelled
+from anomaly.quality.intervals import clopper_pearson, exact_share
+from anomaly.quality.order_statistics import promised_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +116,7 @@ def operating_point(
         raise ConfigError(f"thresholds must be finite, review_threshold the lower, got {low} and {threshold}")
     values, anomalous = as_labelled(scores, labels)
     band = (threshold, review_threshold)
-    return _point(band, _decisions(values, band), anomalous, confidence, costs, optimistic)
+    return counted(band, _decisions(values, band), anomalous, confidence, costs, optimistic)
 
 
 def choose(scores: npt.ArrayLike, labels: npt.ArrayLike, rule: Rule) -> OperatingPoint:
@@ -174,7 +129,7 @@ def choose(scores: npt.ArrayLike, labels: npt.ArrayLike, rule: Rule) -> Operatin
     """
     values, anomalous = as_labelled(scores, labels)
     band = _band(values, anomalous, rule)
-    return _point(
+    return counted(
         band, _decisions(values, band), anomalous, rule.confidence or 0.95, rule.costs, optimistic=True
     )
 
@@ -213,7 +168,7 @@ def cross_fitted(
                 f"{values.size} photos left do not suffice ({error}); add groups of photos, or raise folds"
             ) from error
         decisions[held_out] = _decisions(values[held_out], chosen)
-    return _point(band, decisions, anomalous, rule.confidence or 0.95, rule.costs, optimistic=False)
+    return counted(band, decisions, anomalous, rule.confidence or 0.95, rule.costs, optimistic=False)
 
 
 Band = tuple[float, float | None]
@@ -281,7 +236,7 @@ def _decisions(scores: Floats, band: Band) -> npt.NDArray[np.int64]:
     return (scores > low).astype(np.int64) + (scores > threshold)
 
 
-def _point(
+def counted(
     band: Band,
     decisions: npt.NDArray[np.int64],
     anomalous: Bools,
@@ -289,6 +244,7 @@ def _point(
     costs: Costs | None,
     optimistic: bool,
 ) -> OperatingPoint:
+    """The figures of `decisions` (N,): 0 normal, 1 review, 2 anomalous."""
     n_bad, n_good = int(anomalous.sum()), int((~anomalous).sum())
     escapes, overkills = int((decisions[anomalous] == 0).sum()), int((decisions[~anomalous] == 2).sum())
     escape_rate = escapes / n_bad if n_bad else None
@@ -331,31 +287,4 @@ def _limit(name: str, rate: float, confidence: float | None, n: int, label: str)
     """Largest count among `n` that keeps `rate`: promised with `confidence`, or observed without one."""
     if confidence is None:
         return math.floor(exact_share(name, rate) * n)
-    return _promise(name, rate, confidence, n, label)
-
-
-def _promise(name: str, rate: float, confidence: float, n: int, label: str) -> int:
-    exact_share(name, rate)
-    allowed = allowed_failures(n, rate, confidence)
-    if allowed < 0:
-        field = f"calibration.{name}" if name == "target_fpr" else name
-        needed = zero_failure_sample_size(rate, confidence)
-        possible = _rounded_up(Fraction(smallest_promise(n, confidence)))
-        raise CalibrationError(
-            f"{name} {rate} with {100 * confidence:g} % confidence needs at least {needed} {label} photos, "
-            f"got {n}: add photos, or set {field} to {possible} or more"
-        )
-    return allowed
-
-
-def _calibration(scores: npt.ArrayLike) -> Floats:
-    values = as_scores(scores)
-    if not values.size:
-        raise CalibrationError("there are no calibration photos: give normal photos that were not trained on")
-    return values
-
-
-def _rounded_up(share: Fraction) -> str:
-    """At least two digits, never below `share`, and below 1."""
-    digits = 1 - math.floor(math.log10(min(share, 1 - share)))
-    return f"{float(Fraction(math.ceil(share * 10**digits), 10**digits)):g}"
+    return promised_failures(name, rate, confidence, n, label)

@@ -58,8 +58,8 @@ def inspection_report(
 ) -> str:
     """The page as HTML.
 
-    `summary` holds `threshold`, `ceiling` (of the colour scale), `target_fpr`, `n_calibration`, `guarantee`
-    (plain words), and if wished `review_threshold` and `finished` (when, as text). `model` maps facts to
+    `summary` holds `threshold`, `ceiling` (of the colour scale), `n_calibration`, `guarantee` (plain words),
+    and if wished `target_fpr`, `review_threshold`, `version`, `group` and `finished` (when, as text). `model` maps facts to
     values (text, number, size, mapping); its `name` stands in the heading too. The gallery is shown whole.
     """
     ranked = sorted(verdicts, key=_worst_first)
@@ -70,6 +70,7 @@ def inspection_report(
         summary=summary,
         model=model,
         model_facts=facts(model),
+        threshold_facts=_threshold_facts(summary),
         headline=_headline(counts),
         counts=counts,
         total=len(ranked),
@@ -85,6 +86,20 @@ def inspection_report(
         most_rows=MOST_ROWS,
         most_regions=MOST_REGIONS,
     )
+
+
+def _threshold_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [("Threshold", number(summary["threshold"]))]
+    if summary.get("review_threshold") is not None:
+        facts.append(("Review from", number(summary["review_threshold"])))
+    if summary.get("group") is not None:
+        facts.append(("Group", visible(summary["group"])))
+    if summary.get("version") is not None:
+        born = " (of the fit)" if summary["version"] == 0 else ""
+        facts.append(("Version", f"{summary['version']}{born}"))
+    if summary.get("target_fpr") is not None:
+        facts.append(("False alarms allowed for", f"{100 * summary['target_fpr']:.4g} %"))
+    return [*facts, ("Calibration photos", number(summary["n_calibration"]))]
 
 
 def _worst_first(verdict: Verdict) -> tuple[int, float, str]:

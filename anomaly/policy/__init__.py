@@ -1,0 +1,1 @@
+"""What makes decisions of scores: thresholds, region rules, and their versions beside the model."""
