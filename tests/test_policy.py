@@ -14,6 +14,7 @@ from test_commands import run
 
 from anomaly.bundle import Bundle, read_bundle
 from anomaly.errors import BundleError, ConfigError, ImageError
+from anomaly.inspection.stream import judge
 from anomaly.maps import top_mean
 from anomaly.policy.policy import Cut, Policy
 from anomaly.policy.regions import RegionRules, read_rules, region_level
@@ -222,12 +223,13 @@ def test_region_rules_change_score_place_and_decision(
     mask = np.ones((96, 128), bool)
     mask[:, : SPOT[1] + 30] = False  # the defect is where nobody looks
     rules = RegionRules(mask, (96, 128))
-    cut = Cut(40.0)
+    photo = product / "test/spot/000.png"
+    raw = bundle.detector.score(bundle.detector.read(photo))
+    cut = Cut((raw.image_score + rules.score(raw.anomaly_map, (96, 128), 0.03)) / 2)
     bundle.versions.add(changed(bundle, rules=rules, cut=cut), born(bundle), why="fixture there", facts={})
     hidden = read_bundle(own_model).detector
-    photo = product / "test/spot/000.png"
-    score = hidden.judged_score(hidden.score(hidden.read(photo)), (96, 128))
-    assert score < cut.threshold < hidden.score(hidden.read(photo)).image_score
+    assert hidden.judged_score(raw, (96, 128)) < hidden.policy.cut.threshold < raw.image_score
+    assert judge(hidden, photo).verdict.decision == "normal"
     seen = RegionRules(~mask, (96, 128), smallest_area=30)
     bundle.versions.add(changed(bundle, rules=seen), born(bundle), why="the other half", facts={})
     odd = tmp_path / "odd.png"

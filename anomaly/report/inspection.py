@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anomaly.records import Decision, Verdict
 from anomaly.render import legend
-from anomaly.report import DASH, facts, number, render_page
+from anomaly.report import DASH, facts, number, render_page, visible
 from anomaly.report.charts import histogram
 
 MOST_ROWS = 500
@@ -59,8 +59,9 @@ def inspection_report(
     """The page as HTML.
 
     `summary` holds `threshold`, `ceiling` (of the colour scale), `n_calibration`, `guarantee` (plain words),
-    and if wished `target_fpr`, `review_threshold`, `version`, `group` and `finished` (when, as text). `model` maps facts to
-    values (text, number, size, mapping); its `name` stands in the heading too. The gallery is shown whole.
+    and if wished `target_fpr`, `review_threshold`, `version`, `group` and `finished` (when, as text).
+    `model` maps facts to values (text, number, size, mapping); its `name` stands in the heading too. The
+    gallery is shown whole.
     """
     ranked = sorted(verdicts, key=_worst_first)
     counts = Counter(verdict.decision for verdict in ranked)
@@ -93,7 +94,7 @@ def _threshold_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("review_threshold") is not None:
         facts.append(("Review from", number(summary["review_threshold"])))
     if summary.get("group") is not None:
-        facts.append(("Group", visible(summary["group"])))
+        facts.append(("Group", visible(str(summary["group"]))))
     if summary.get("version") is not None:
         born = " (of the fit)" if summary["version"] == 0 else ""
         facts.append(("Version", f"{summary['version']}{born}"))
