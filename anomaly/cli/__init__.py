@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from anomaly.cli import components, evaluate, export, fit, inspect, probe
+from anomaly.cli import components, evaluate, export, fit, inspect, probe, study
 from anomaly.errors import AnomalyError
 
 EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
@@ -30,6 +30,7 @@ app.command("inspect")(inspect.command)
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
 app.command("probe")(probe.command)
+app.command("study")(study.command)
 app.command("components")(components.command)
 
 
