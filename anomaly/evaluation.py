@@ -45,7 +45,7 @@ def evaluate(
     for done, sample in enumerate(test, start=1):
         try:
             photo = detector.read(sample.path)
-            mask = _mask(sample, photo.shape[:2]) if pixels else None
+            mask = defect_mask(sample, photo.shape[:2]) if pixels else None
         except ImageError as error:
             unreadable[str(sample.path)] = str(error)
             continue
@@ -112,7 +112,7 @@ def refuse_seen(bundle: Bundle, samples: Sequence[Sample]) -> None:
             )
 
 
-def _mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+def defect_mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Where the defect is, (H, W); nowhere on a normal photo; None where it is not known."""
     if sample.label == "normal":
         return np.zeros(size, dtype=bool)

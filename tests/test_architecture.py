@@ -18,7 +18,7 @@ FLOORS = (
     ("bundle", "report", "tracking"),
     ("export",),
     ("inspection", "evaluation", "visibility"),
-    ("fitting", "tuning", "study"),
+    ("fitting", "tuning", "appraisal"),
     ("cli", "__main__"),
 )
 KNOWN_UP = {("config", "scorers")}

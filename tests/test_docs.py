@@ -14,8 +14,8 @@ from test_commands import run
 ROOT = Path(__file__).parent.parent
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def commands(page: str = "README.md") -> list[list[str]]:
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / page).read_text(), re.S)
     lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [shlex.split(line) for line in lines if line.startswith("anomaly ")]
 
@@ -35,6 +35,35 @@ def test_the_three_commands_run_as_written(
         code, _, stderr = run(capfd, *words[1:], *quick)
         assert code == 0, stderr
     assert (tmp_path / "results/report.html").exists()
+
+
+def test_the_studies_run_as_written(
+    capfd: pytest.CaptureFixture[str],
+    product: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(product / "test", "dataset/test")
+    shutil.copytree(product / "ground_truth", "dataset/ground_truth")
+    (tmp_path / "dataset/train/good").mkdir(parents=True)
+    shutil.copytree(product / "test/good", "photos/held_out")
+    for label, folder in (("good", "good"), ("bad", "spot")):
+        for i in range(6):
+            part = tmp_path / f"photos/parts/{label}/{i // 2}"
+            part.mkdir(parents=True, exist_ok=True)
+            shutil.copy(product / f"test/{folder}/{i:03d}.png", part)
+    for name in ("cap", "cap2"):
+        shutil.copytree(model, f"models/{name}")
+    studies = commands("docs/appraisal.md")
+    assert [words[1] for words in studies] == ["pod", "pod", "gauge", "compare"]
+    for words in studies:
+        few = ["--defects", "4", "--contrast", "100"] if "--synthetic" in words else []
+        code, _, stderr = run(capfd, *words[1:], *few)
+        assert code == 0, stderr
+    reports = sorted(path.parent.name for path in tmp_path.glob("results/*/report.html"))
+    assert reports == ["compare", "drawn", "gauge", "pod"]
 
 
 def test_every_make_target_that_is_named_exists() -> None:

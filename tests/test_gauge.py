@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from anomaly.errors import ConfigError, DataError
-from anomaly.quality.gauge import Part, gauge_study
+from anomaly.quality.agreement import Part
+from anomaly.quality.gauge import gauge_study
 
 
 def parts_from(decisions, reference=None, scores=None, manual=None):

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from anomaly.cli import components, evaluate, export, fit, inspect, probe, study
+from anomaly.cli import compare, components, evaluate, export, fit, gauge, inspect, pod, probe
 from anomaly.errors import AnomalyError
 
 EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
@@ -30,7 +30,9 @@ app.command("inspect")(inspect.command)
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
 app.command("probe")(probe.command)
-app.command("study")(study.command)
+app.command("gauge")(gauge.command)
+app.command("pod")(pod.command)
+app.command("compare")(compare.command)
 app.command("components")(components.command)
 
 

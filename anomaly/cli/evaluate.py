@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from anomaly.cli.filing import track as track_in_run
 from anomaly.cli.terminal import TerminalProgress, result, say
 
 
@@ -20,7 +21,6 @@ def command(
     from anomaly.bundle import read_bundle
     from anomaly.data.layouts import read_samples
     from anomaly.evaluation import evaluate
-    from anomaly.tracking import Run
 
     bundle = read_bundle(model)
     samples = read_samples(data, bundle.detector.config.data.layout)
@@ -28,14 +28,9 @@ def command(
     with progress.running():
         metrics = evaluate(bundle, samples, progress=progress)
     if track:
-        place = bundle.manifest["mlflow"]
-        if place["run_id"]:
-            config = bundle.detector.config.tracking.model_copy(update={"uri": place["uri"]})
-            run = Run(config, place["run_id"])
-            run.metrics({name: value for name, value in metrics.items() if isinstance(value, int | float)})
-            run.metrics({f"branch.{name}": value for name, value in metrics["branches"].items()})
-            if run.trouble:
-                say(f"not tracked: {run.trouble}")
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        branches = {f"branch.{name}": value for name, value in metrics["branches"].items()}
+        track_in_run(bundle, numbers | branches)
     if json_:
         result(metrics)
         return

@@ -1,10 +1,8 @@
 """The inspection system as an appraiser: repeated photos of the same parts, judged and scored.
 
-Decisions: effectiveness, miss rate and false-alarm rate against the limits of AIAG, Measurement Systems
-Analysis (attribute study); Cohen's kappa against the reference and Fleiss' kappa between repeats; Knapp's
-test (USP <1790>). Scores: one-way random-effects analysis of variance.
-
-A part is the unit of evidence: photos of one part are not independent, so every interval counts parts.
+Decisions: effectiveness, miss rate and false-alarm rate against the limits of AIAG; Cohen's kappa against
+the reference and Fleiss' kappa between repeats (see `agreement`); Knapp's test (USP <1790>). Scores: one-way
+random-effects analysis of variance. A part is the unit of evidence: every interval counts parts.
 """
 
 from __future__ import annotations
@@ -14,71 +12,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from anomaly.errors import ConfigError, DataError
+from anomaly.quality.agreement import (
+    LIMITS,
+    SKEWED,
+    Kappa,
+    Part,
+    Rate,
+    cohen_kappa,
+    fleiss_kappa,
+    share_of,
+)
 
-Level = Literal["acceptable", "marginal", "unacceptable"]
-Verdict = Literal["good", "fair", "poor"]
-
-LIMITS = {"effectiveness": (0.90, 0.80), "miss rate": (0.02, 0.05), "false-alarm rate": (0.05, 0.10)}
-"""AIAG: acceptable up to the first limit, marginal up to the second (effectiveness: down to)."""
 FEWEST_PARTS = 50
-KAPPA_GOOD, KAPPA_POOR = 0.75, 0.40
-SKEWED = 0.10
-"""With one decision or reference rarer than this, chance agreement is so high that kappa is deflated."""
 IN_DOUBT = 3.0
 """A part whose mean score lies within so many repeatability standard deviations of the threshold can flip."""
 KNAPP_LOOKS = 30
 """Knapp's protocol: three inspectors, ten looks each."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part, photographed again and again; True is rejected."""
-
-    name: str
-    rejected: Sequence[bool]
-    scores: Sequence[float] = ()
-    """As many as decisions, or none."""
-    defective: bool | None = None
-    """The reference; None where unknown."""
-    manual: tuple[int, int] | None = None
-    """Rejections by people, and their looks."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """`count` of `total` opportunities on `parts` parts. The interval is Clopper and Pearson's for
-    value * parts of `parts`: exact where the photos of a part are judged alike, else conservative."""
-
-    count: int
-    total: int
-    parts: int
-    value: float
-    lower: float
-    upper: float
-    verdict: Level | None = None
-    """By the AIAG limit, at `value`."""
-    verdict_at_bound: Level | None = None
-    """At the worse end of the interval: what the number of parts supports."""
-
-
-@dataclass(frozen=True)
-class Kappa:
-    """Agreement beyond chance. No asymptotic interval exists where nothing disagrees or one part is left."""
-
-    value: float
-    lower: float | None
-    upper: float | None
-    agreement: float
-    """Observed share of pairs that agree."""
-    verdict: Verdict
-    skewed: bool
-    """One side is so rare that kappa is deflated: go by `agreement`."""
 
 
 @dataclass(frozen=True)
@@ -162,12 +116,12 @@ def gauge_study(
         parts=len(parts),
         photos=(min(counts), max(counts)),
         confidence=confidence,
-        alike=_rate([[len(set(p.rejected)) == 1] for p in repeated], alpha),
-        effectiveness=_rate([[set(p.rejected) == {p.defective}] for p in known], alpha, "effectiveness"),
-        miss_rate=_rate([[not r for r in p.rejected] for p in bad], alpha, "miss rate"),
-        false_alarm_rate=_rate([p.rejected for p in good], alpha, "false-alarm rate"),
-        kappa_reference=_cohen(known, alpha) if bad and good else None,
-        kappa_repeats=_fleiss(repeated, alpha),
+        alike=share_of([[len(set(p.rejected)) == 1] for p in repeated], alpha),
+        effectiveness=share_of([[set(p.rejected) == {p.defective}] for p in known], alpha, "effectiveness"),
+        miss_rate=share_of([[not r for r in p.rejected] for p in bad], alpha, "miss rate"),
+        false_alarm_rate=share_of([p.rejected for p in good], alpha, "false-alarm rate"),
+        kappa_reference=cohen_kappa(known, alpha) if bad and good else None,
+        kappa_repeats=fleiss_kappa(repeated, alpha),
         scores=_score_repeatability(parts, threshold, alpha),
         knapp=_knapp(parts, alpha),
         warnings=(),
@@ -197,74 +151,6 @@ def _check(parts: Sequence[Part]) -> None:
                 f"part {name!r} has {looks[0]} rejections in {looks[1]} looks by people: give (rejections, "
                 "looks), at least one look"
             )
-
-
-def _level(name: str, value: float) -> Level:
-    acceptable, marginal = LIMITS[name]
-    if name == "effectiveness":
-        return "acceptable" if value >= acceptable else "marginal" if value >= marginal else "unacceptable"
-    return "acceptable" if value <= acceptable else "marginal" if value <= marginal else "unacceptable"
-
-
-def _rate(events: Sequence[Sequence[bool]], alpha: float, name: str | None = None) -> Rate | None:
-    """Share of events, listed by part."""
-    if not events:
-        return None
-    count, total, parts = int(sum(map(sum, events))), sum(map(len, events)), len(events)
-    value = count / total
-    failures, rest = value * parts, (1 - value) * parts
-    lower = float(special.betaincinv(failures, rest + 1, alpha / 2)) if count else 0.0
-    upper = float(special.betainccinv(failures + 1, rest, alpha / 2)) if count < total else 1.0
-    if name is None:
-        return Rate(count, total, parts, value, lower, upper)
-    worse = lower if name == "effectiveness" else upper
-    return Rate(count, total, parts, value, lower, upper, _level(name, value), _level(name, worse))
-
-
-def _kappa(value: float, error: float, quantile: float, agreement: float, rarest: float) -> Kappa:
-    verdict: Verdict = "good" if value > KAPPA_GOOD else "poor" if value < KAPPA_POOR else "fair"
-    lower = upper = None
-    if error > 1e-12:
-        lower, upper = max(value - quantile * error, -1.0), min(value + quantile * error, 1.0)
-    return Kappa(value, lower, upper, agreement, verdict, skewed=rarest < SKEWED)
-
-
-def _cohen(parts: Sequence[Part], alpha: float) -> Kappa:
-    """Large-sample error of Fleiss, Cohen & Everitt, Psychol. Bull. 72 (1969), its linear terms added up by
-    part first, as photos of a part are not independent (Yang & Zhou, Stat. Med. 33 (2014))."""
-    index = np.repeat(np.arange(len(parts)), [len(p.rejected) for p in parts])
-    decision = np.concatenate([np.asarray(p.rejected, dtype=float) for p in parts])
-    reference = np.array([float(bool(p.defective)) for p in parts])[index]
-    rejected, defective = decision.mean(), reference.mean()
-    agrees = decision == reference
-    observed, chance = agrees.mean(), rejected * defective + (1 - rejected) * (1 - defective)
-    value = (observed - chance) / (1 - chance)
-    expected = np.where(reference == 1, rejected, 1 - rejected)
-    expected = expected + np.where(decision == 1, defective, 1 - defective)
-    linear = (agrees - observed - (1 - value) * (expected - 2 * chance)) / (1 - chance)
-    error = np.sqrt(np.sum(np.bincount(index, weights=linear) ** 2)) / len(decision)
-    rarest = min(rejected, 1 - rejected, defective, 1 - defective)
-    quantile = float(special.ndtri(1 - alpha / 2))
-    return _kappa(float(value), float(error), quantile, float(observed), float(rarest))
-
-
-def _fleiss(parts: Sequence[Part], alpha: float) -> Kappa | None:
-    """Fleiss, Psychol. Bull. 76 (1971), for parts with two photos or more, each with equal weight; the error
-    by Gwet, Br. J. Math. Stat. Psychol. 61 (2008), whose sample is the parts."""
-    n = len(parts)
-    photos = np.array([len(p.rejected) for p in parts], dtype=float)
-    share = np.array([sum(p.rejected) for p in parts], dtype=float) / np.maximum(photos, 1)
-    rejected = float(share.mean()) if n else 0.0
-    if rejected in (0.0, 1.0):
-        return None
-    agreement = 1 - 2 * share * (1 - share) * photos / (photos - 1)
-    chance = rejected**2 + (1 - rejected) ** 2
-    value = (agreement.mean() - chance) / (1 - chance)
-    expected = rejected * share + (1 - rejected) * (1 - share)
-    linear = (agreement - chance - 2 * (1 - value) * (expected - chance)) / (1 - chance)
-    error = np.sqrt(np.sum((linear - value) ** 2) / (n * (n - 1))) if n > 1 else 0.0
-    quantile = float(stats.t.ppf(1 - alpha / 2, n - 1)) if n > 1 else 0.0
-    return _kappa(float(value), float(error), quantile, float(agreement.mean()), min(rejected, 1 - rejected))
 
 
 def _score_repeatability(
@@ -315,7 +201,7 @@ def _knapp(parts: Sequence[Part], alpha: float) -> Knapp:
     reject = tuple(name for name, rate in rates.items() if rate >= Fraction(7, 10))
     accept = tuple(name for name, rate in rates.items() if rate <= Fraction(3, 10))
     grey = tuple(name for name, rate in rates.items() if Fraction(3, 10) < rate < Fraction(7, 10))
-    found = _rate([[automated[p.name] >= Fraction(7, 10)] for p in parts if p.defective], alpha)
+    found = share_of([[automated[p.name] >= Fraction(7, 10)] for p in parts if p.defective], alpha)
     if not (by_people and reject):
         return Knapp(reject, grey, accept, bool(by_people), found, None, None, None, None)
     ours, theirs = (sum(r[name] for name in reject) / len(reject) for r in (automated, by_people))

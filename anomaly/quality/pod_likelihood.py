@@ -199,11 +199,14 @@ class Likelihood:
         towards = (self.weight * (_log_odds(at_top) - _log_odds(at))) @ slopes_top
         normal = self._normal(theta, (z, root))[:, free, None]
         ridge = 1e-12 * np.eye(len(free))
-        observed = self._observed(theta, free, (z, root)) + ridge
-        nuisance = np.linalg.det(observed) * np.sum(normal * np.linalg.solve(observed, normal), axis=(1, 2))
-        distance = np.sum(normal * np.linalg.solve(between + ridge, towards[:, :, None]), axis=(1, 2))
-        u = np.abs(distance * np.linalg.det(between)) / np.linalg.det(per_top.T @ slopes_top + ridge)
-        ratio = np.linalg.det(self._observed(top[None], free, None)) / np.where(nuisance > 0, nuisance, 1)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # singular: not defined, below
+            observed = self._observed(theta, free, (z, root)) + ridge
+            nuisance = np.linalg.det(observed) * np.sum(
+                normal * np.linalg.solve(observed, normal), axis=(1, 2)
+            )
+            distance = np.sum(normal * np.linalg.solve(between + ridge, towards[:, :, None]), axis=(1, 2))
+            u = np.abs(distance * np.linalg.det(between)) / np.linalg.det(per_top.T @ slopes_top + ridge)
+            ratio = np.linalg.det(self._observed(top[None], free, None)) / np.where(nuisance > 0, nuisance, 1)
         defined = np.all(((theta > _LOW) & (theta < _HIGH))[:, free], axis=1) & (root > 0.1)
         defined &= (u > 0) & (nuisance > 0) & (ratio > 0)
         safe = np.where(defined, root, 1.0)

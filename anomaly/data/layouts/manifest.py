@@ -38,11 +38,11 @@ class Manifest:
         return samples
 
 
-def read_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, cells of COLUMNS, missing ones empty) of each row. Commas, semicolons or tabs.
+def read_rows(file: Path, columns: Sequence[str] = COLUMNS) -> list[tuple[int, dict[str, str]]]:
+    """(line number, cells of `columns`, missing ones empty) of each row. Commas, semicolons or tabs.
 
-    `path` and `mask` come joined to the file's folder. Raises DataError with the line number for what is
-    malformed, leads out of the folder, or names a photo twice.
+    `path` must be among the columns; it and `mask` come joined to the file's folder. Raises DataError with
+    the line number for what is malformed, leads out of the folder, or names a photo twice.
     """
     if not file.is_file():
         raise DataError(f"{one_line(file)} is not a file: give a CSV manifest")
@@ -61,7 +61,7 @@ def read_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     header = [cell.strip().lower() for cell in table[0][1]] if table else []
     if "path" not in header:
         raise DataError(f"{one_line(file)} has no column 'path' in its first line: add it")
-    for column in COLUMNS:
+    for column in columns:
         if header.count(column) > 1:
             raise DataError(f"{one_line(file)} has two columns {column!r}: remove or rename one")
     seen: dict[str, int] = {}
@@ -70,11 +70,11 @@ def read_rows(file: Path) -> list[tuple[int, dict[str, str]]]:
         if len(cells) > len(header):
             raise _error(file, line, f"{len(cells)} cells for {len(header)} columns: quote cells with commas")
         given = dict(zip(header, (cell.strip() for cell in cells), strict=False))
-        row = {column: given.get(column, "") for column in COLUMNS}
+        row = {column: given.get(column, "") for column in columns}
         if not row["path"]:
             raise _error(file, line, "the path is empty: fill it in or remove the row")
         for column in ("path", "mask"):
-            if row[column]:
+            if row.get(column):
                 row[column] = str(_inside(file, line, row[column]))
         real = os.path.realpath(row["path"])
         if real in seen:

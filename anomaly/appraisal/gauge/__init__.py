@@ -1,0 +1,1 @@
+"""Gauge study: repeated photos of the same parts."""
