@@ -40,7 +40,7 @@ class ReconstructionOptions(Section):
 
 @SCORERS.register("reconstruction")
 class Reconstruction(Scorer[ReconstructionOptions]):
-    """Residual of a convolutional denoising autoencoder with a bottleneck."""
+    """Residual of a convolutional autoencoder: plain, denoising, masked or variational."""
 
     Config = ReconstructionOptions
     network: FeatureAutoencoder | PixelAutoencoder

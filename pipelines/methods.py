@@ -1,0 +1,121 @@
+"""Every method of the toolkit, trained and scored alone on the same photos, beside the default's mix.
+
+python -m pipelines.methods [--json] [--sets bracket,twill] [--backbone auto] [--set SECTION.KEY=VALUE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly.cli.terminal import say
+from pipelines.benchmark import DRAWN, data_folder, run_one
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: what is set for it, and who described it."""
+
+    name: str
+    source: str
+    settings: tuple[str, ...]
+
+
+NO_EMBEDDING = ("scorers.embedding=null",)
+NO_RECONSTRUCTION = ("scorers.reconstruction=null",)
+ALONE = (*NO_EMBEDDING, *NO_RECONSTRUCTION)
+METHODS = (
+    Method("autoencoder, denoising, features", "Vincent et al. 2008", NO_EMBEDDING),
+    Method("autoencoder, plain, features", "Hinton 2006", (*NO_EMBEDDING, "scorers.reconstruction.noise=0")),
+    Method(
+        "autoencoder, masked, features",
+        "He et al. 2022",
+        (*NO_EMBEDDING, "scorers.reconstruction.masked=0.5", "scorers.reconstruction.noise=0"),
+    ),
+    Method(
+        "autoencoder, variational, features",
+        "Kingma and Welling 2014",
+        (*NO_EMBEDDING, "scorers.reconstruction.variational=0.01", "scorers.reconstruction.noise=0"),
+    ),
+    Method(
+        "autoencoder, denoising, pixels",
+        "Bergmann et al. 2019 (SSIM)",
+        (*NO_EMBEDDING, "scorers.reconstruction.target=pixels"),
+    ),
+    Method("contrastive, unsupervised", "Chen et al. 2020 (NT-Xent)", NO_RECONSTRUCTION),
+    Method(
+        "contrastive, supervised by synthetic defects",
+        "Khosla et al. 2020",
+        (*NO_RECONSTRUCTION, "contrastive.supervised_weight=1"),
+    ),
+    Method(
+        "contrastive, joint", "Xue et al. 2023", (*NO_RECONSTRUCTION, "contrastive.supervised_weight=0.5")
+    ),
+    Method(
+        "contrastive, backbone fine-tuned",
+        "transfer learning",
+        (
+            *NO_RECONSTRUCTION,
+            "contrastive.fine_tune=true",
+            "contrastive.backbone_steps=100",
+            "contrastive.backbone_learning_rate=0.0001",
+        ),
+    ),
+    Method(
+        "frozen features, memory bank",
+        "Roth et al. 2022 (PatchCore)",
+        (*NO_RECONSTRUCTION, "contrastive.steps=1", "contrastive.learning_rate=1e-12"),
+    ),
+    Method("Gaussian", "Rippel et al. 2020", (*ALONE, "scorers.gaussian={}")),
+    Method(
+        "PCA residual, bottom subspace",
+        "Balestriero and LeCun 2024",
+        (*ALONE, "scorers.pca={subspace: bottom}"),
+    ),
+    Method("PCA, top subspace", "Balestriero and LeCun 2024", (*ALONE, "scorers.pca={subspace: top}")),
+    Method("default: both networks, mixed", "this toolkit", ()),
+)
+
+
+def main() -> None:
+    """Run the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--sets", default=",".join(DRAWN))
+    parser.add_argument("--backbone", default="auto")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    options = parser.parse_args()
+    names = options.sets.split(",")
+    if not options.json:
+        print(f"| method | source | {' | '.join(names)} | mean |\n|{'---|' * (len(names) + 3)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {name: data_folder(name, Path(scratch)) for name in names}
+        for name in [name for name, folder in folders.items() if folder is None]:
+            say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
+            del folders[name]
+        for method in METHODS:
+            settings = ["picture_steps=0", *method.settings, *options.overrides]
+            found = {}
+            for name, folder in folders.items():
+                assert folder is not None
+                say(f"{method.name}: {name}")
+                run = run_one(folder, options.backbone, 0, Path(scratch), settings)
+                found[name] = run["image_auroc"]
+            row = {"method": method.name, "source": method.source, "image_auroc": found}
+            sys.stdout.write((json.dumps(row) if options.json else line(method, found)) + "\n")
+            sys.stdout.flush()
+
+
+def line(method: Method, found: dict[str, float]) -> str:
+    """One row of the table."""
+    mean = sum(found.values()) / len(found)
+    cells = [method.name, method.source, *(f"{value:.3f}" for value in found.values()), f"{mean:.3f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The benchmark, the table of methods and the table beside peers, with next to no training."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import benchmark, methods, peers
+from tests.conftest import QUICK
+
+SETTINGS = [part for setting in QUICK for part in ("--set", setting)]
+
+
+@pytest.fixture
+def small(product: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOMALY_DATA", str(product.parent))
+    monkeypatch.setattr(benchmark, "REAL", (product.name,))
+
+
+def run(
+    module, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> list[dict]:
+    monkeypatch.setattr(sys, "argv", ["pipeline", "--json", *arguments])
+    module.main()
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_benchmark_prints_a_row_for_each_set_that_is_here(small, product, capsys, monkeypatch) -> None:
+    rows = run(
+        benchmark, capsys, monkeypatch, "--sets", f"{product.name},absent", "--backbones", "auto", *SETTINGS
+    )
+    assert [row["set"] for row in rows] == [product.name]
+    assert 0 <= rows[0]["image_auroc"] <= 1 and set(rows[0]["branches"]) == {"reconstruction", "embedding"}
+    assert rows[0]["fit_seconds"] > 0 and "escape" in benchmark.table(rows, 1)
+
+
+def test_every_method_has_a_row(small, product, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(methods, "METHODS", methods.METHODS[9:12])
+    rows = run(methods, capsys, monkeypatch, "--sets", product.name, *SETTINGS)
+    assert [row["method"] for row in rows] == [method.name for method in methods.METHODS]
+    assert all(0 <= row["image_auroc"][product.name] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("method", methods.METHODS, ids=lambda method: method.name)
+def test_the_settings_of_every_method_are_known(method: methods.Method) -> None:
+    from anomaly.config import RunConfig
+
+    assert RunConfig.load(None, list(method.settings)).scorers
+
+
+def test_peers_are_given_the_same_photos_and_their_failure_is_told(
+    small, product, capsys, monkeypatch, tmp_path
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "job = json.load(open(sys.argv[2]))\n"
+        "assert len(job['train']) == 45 and len(job['normal']) == len(job['anomalous']) == 6\n"
+        "if job['model'] == 'draem': sys.exit('no memory')\n"
+        "rank = {'normal': [0.1] * 6, 'anomalous': [0.2] * 6}\n"
+        "costs = {'fit_seconds': 1, 'photos_per_second': 2, 'peak_mb': 3}\n"
+        "json.dump({**rank, **costs}, open(sys.argv[3], 'w'))\n"
+    )
+    os.chmod(fake, 0o755)
+    monkeypatch.setattr(sys, "argv", ["peers", "--json", "--sets", product.name, "--python", str(fake)])
+    peers.main()
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["model"] for row in rows] == ["anomalib patchcore", "anomalib padim", "anomalib ganomaly"]
+    assert all(row["image_auroc"] == 1.0 for row in rows)
+    assert "draem failed: no memory" in err
