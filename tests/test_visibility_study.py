@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from pipelines.visibility_study import STANDS_FOR, main, report, summary
 
 
@@ -17,7 +16,8 @@ def results(aurocs: list[float], visibilities: list[float]) -> list[dict[str, ob
         {
             "augmentation_strength": strength, "embedding_size": 256, "temperature": 0.1,
             "supervised_weight": 0.0, "seed": 0, "suppression_index": 1 - seen,
-            "suppression_interval": [1 - seen, 1 - seen], "overkill": 0, "held_out": 10, "held_out_auroc": 0.5,
+            "suppression_interval": [1 - seen, 1 - seen], "overkill": 0, "held_out": 10,
+            "held_out_auroc": 0.5,
             "visibility_by_scorer": {name: {"crack": seen} for name in ("embedding", "fused")},
             "suppression_by_scorer": {name: 1 - seen for name in ("embedding", "fused")},
             "more": {"defect": {"embedding": auroc, "fused": auroc}},
