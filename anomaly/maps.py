@@ -14,7 +14,7 @@ Map = NDArray[np.float32]
 
 FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
-SHRINKAGE = 0.3
+SHRINKAGE = 0.1
 """How far the covariance of the branches is drawn towards equal, unrelated variances."""
 
 

@@ -59,6 +59,22 @@ def test_a_state_that_misses_a_tensor_is_refused(fitted) -> None:
         type(scorer)(scorer.options).restore(state)
 
 
+def test_a_bank_that_takes_photos_in_never_scores_a_patch_higher() -> None:
+    scorer_class = SCORERS.get("embedding")
+    scorer = scorer_class(scorer_class.Config(bank_size=1000))
+    scorer.fit(maps(6, 12, 20, seed=0), FitContext())
+    held_out, new = maps(3, 12, 20, seed=1), maps(2, 12, 20, seed=2)
+    before = [scorer.score(values) for values in (*held_out, *new)]
+    scorer.extend(held_out)
+    after = [scorer.score(values) for values in (*held_out, *new)]
+    assert len(scorer.bank.patches) == pytest.approx(1500, abs=2)
+    assert all((b <= a).all() for a, b in zip(before, after, strict=True))
+    assert any((b < a).any() for a, b in zip(before[3:], after[3:], strict=True))
+    again = scorer_class(scorer.options)
+    again.restore(scorer.state())
+    assert torch.equal(again.score(new[0]), scorer.score(new[0]))
+
+
 @pytest.mark.parametrize("options", [{"noise": 0.0}, {"masked": 0.5}, {"variational": 0.001}])
 @pytest.mark.parametrize("target", ["features", "pixels"])
 def test_every_kind_of_autoencoder_learns_and_is_restored(target: str, options: dict[str, float]) -> None:

@@ -89,6 +89,7 @@ class Fit:
             maps = self._held_out_maps(encoder, scorers, held_out_photos)
             statistics, weights, scores = self._standardise(maps)
             threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
+            self._extend(encoder, scorers, held_out_photos)
         detector = Detector(
             config,
             geometry,
@@ -209,6 +210,13 @@ class Fit:
                 maps[name].append(values)
             self.progress.step("calibration", done, len(photos))
         return maps
+
+    def _extend(self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]) -> None:
+        """Let scorers that can take the calibration photos in, now that these have been scored."""
+        for scorer in scorers.values():
+            if type(scorer).extend is not Scorer.extend:
+                raw = [encoder.raw_features(photo).half() for photo in photos]
+                scorer.extend(TrainingMaps(encoder, raw, photos, scorer.input))
 
     def _standardise(
         self, maps: dict[str, list[Map]]

@@ -64,6 +64,14 @@ class Scorer(ABC, Generic[Options]):
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         """Learn from `maps`, one (C, h, w) for each normal photo, sizes may differ."""
 
+    def extend(self, maps: Sequence[Tensor]) -> None:
+        """Take in further normal photos, `maps` as in `fit`, that the threshold was calibrated with.
+
+        Only what makes no patch score higher is allowed: then the calibrated threshold still keeps its
+        promise. Most scorers learn nothing here.
+        """
+        return None
+
     @abstractmethod
     def score(self, values: Tensor) -> Tensor:
         """(C, h, w) -> (h, w) float32 patch scores."""

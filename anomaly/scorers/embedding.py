@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -22,7 +23,8 @@ class EmbeddingOptions(Section):
     """Options of the embedding scorer."""
 
     bank_size: Annotated[int, Field(ge=1)] = 100_000
-    """Largest number of patches in the memory bank; of more, a coreset is kept."""
+    """Largest number of patches of training photos in the memory bank; of more, a coreset is kept, and the
+    same share of those of the calibration photos is added."""
 
 
 @SCORERS.register("embedding")
@@ -39,6 +41,12 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         patches = torch.cat([values.flatten(1).T for values in maps]).float().numpy()
         self.bank = MemoryBank.build(coreset(patches, self.options.bank_size, context.seed))
+        self._seed, self._kept = context.seed, len(self.bank.patches) / len(patches)
+
+    def extend(self, maps: Sequence[Tensor]) -> None:
+        patches = torch.cat([values.flatten(1).T for values in maps]).float().numpy()
+        added = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
+        self.bank = MemoryBank(np.concatenate([self.bank.patches, added]), self.bank.centroids)
 
     def score(self, values: Tensor) -> Tensor:
         distance = self.bank.distance(values.flatten(1).T.numpy())
