@@ -90,6 +90,8 @@ class RunConfig(Section):
     image: ImageConfig = ImageConfig()
     backbone: str = "auto"
     """auto, none, efficientnet_lite0, timm:<name>, or the path of a safetensors file of timm weights."""
+    dials: Literal["fixed", "auto"] = "fixed"
+    """auto: `fit` first runs a short study that chooses augmentation_strength and embedding_size."""
     contrastive: ContrastiveConfig = ContrastiveConfig()
     scorers: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     """The branches of the detector: name -> options. What is left out of a file stays on; null is off."""

@@ -22,8 +22,10 @@ MOST_STEPS = 1000
 class Run:
     """One MLflow run. After the first call that fails, the rest is skipped and `trouble` says why."""
 
-    def __init__(self, config: TrackingConfig, run_id: str | None = None) -> None:
-        """Start a run, or go on with `run_id`."""
+    def __init__(
+        self, config: TrackingConfig, run_id: str | None = None, *, parent: str | None = None
+    ) -> None:
+        """Start a run, within the run `parent` if given, or go on with `run_id`."""
         self.trouble: str | None = None
         self.run_id: str | None = None
         self.uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or LOCAL
@@ -40,7 +42,8 @@ class Run:
 
             self._client = MlflowClient(tracking_uri=self.uri)
             if run_id is None:
-                run_id = self._client.create_run(self._experiment(config.experiment)).info.run_id
+                tags = {"mlflow.parentRunId": parent} if parent else None
+                run_id = self._client.create_run(self._experiment(config.experiment), tags=tags).info.run_id
             self.run_id = run_id
 
     def parameters(self, values: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ FLOORS = (
     ("bundle", "report", "tracking"),
     ("export",),
     ("inspection", "evaluation", "visibility"),
-    ("fitting", "tuning", "appraisal"),
+    ("fitting", "tuning", "study", "appraisal"),
     ("cli", "__main__"),
 )
 KNOWN_UP = {("config", "scorers")}

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from anomaly.cli import compare, components, evaluate, export, fit, gauge, inspect, pod, probe
+from anomaly.cli import compare, components, evaluate, export, fit, gauge, inspect, pod, probe, study
 from anomaly.errors import AnomalyError
 
 EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
@@ -33,6 +33,7 @@ app.command("probe")(probe.command)
 app.command("gauge")(gauge.command)
 app.command("pod")(pod.command)
 app.command("compare")(compare.command)
+app.command("study")(study.command)
 app.command("components")(components.command)
 
 

@@ -79,7 +79,7 @@ class TerminalProgress:
             self._bars.update(self._tasks[stage], completed=done, loss=text)
         elif done == total or time.monotonic() - self._said > EVERY:
             self._said = time.monotonic()
-            left = (self._said - began) / done * (total - done)
+            left = (self._said - began) / max(done, 1) * (total - done)
             took = f"{left:.0f} s left" if done < total else f"{self._said - began:.0f} s"
             say(f"{stage}: {done}/{total} {text}".rstrip() + f", {took}")
         if self._stop:

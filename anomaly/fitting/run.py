@@ -67,14 +67,19 @@ def fit(
     say(f"{one_line(data)}: {describe(samples)}")
     partial = _partial(out, config, good, resume=resume, overwrite=overwrite)
     tracking = Run(config.tracking)
+    dials: dict[str, Any] = {}
     try:
         start = time.monotonic()
+        if config.dials == "auto":
+            from anomaly.study.auto import choose_dials
+
+            config, dials = choose_dials(good, config, partial / "dials", progress or Silent(), say)
         result = Fit(config, Checkpoints(partial), progress or Silent()).run(good)
         result.seconds["total"] = round(time.monotonic() - start, 3)
         if result.skipped:
             first = next(iter(result.skipped.values()))
             say(f"{len(result.skipped)} training photos could not be read and were left out: {first}")
-        facts = _facts(data, samples, result, tracking)
+        facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
         rows, reference = _calibration_photos(result)
         write_bundle(out, result.detector, facts, rows, reference)
         bundle = read_bundle(out)

@@ -20,7 +20,7 @@ from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
 from anomaly.maps import Map, MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
-from anomaly.models.backbones import build_backbone
+from anomaly.models.backbones import Backbone, build_backbone
 from anomaly.models.contrastive import train_backbone, train_projection
 from anomaly.models.encoder import Encoder
 from anomaly.models.picture import train_picture
@@ -54,6 +54,8 @@ class Fit:
     progress: Progress = field(default_factory=Silent)
     losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    backbone: Backbone | None = None
+    """Used instead of the one that `config` names, where several fits share it."""
 
     def run(self, samples: Sequence[Sample]) -> FitResult:
         """Fit a detector on the normal training photos among `samples`.
@@ -159,7 +161,7 @@ class Fit:
     def _encoder(self, photos: list[Photo]) -> tuple[Encoder, list[Tensor]]:
         """The trained encoder, and the raw features (C, h, w) float16 of the training photos."""
         config = self.config
-        backbone = build_backbone(config.backbone, seed=config.seed)
+        backbone = self.backbone or build_backbone(config.backbone, seed=config.seed)
         encoder = Encoder(backbone, config.contrastive.embedding_size, config.image.tile_size)
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):

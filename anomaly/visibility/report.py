@@ -19,6 +19,10 @@ from anomaly.visibility.reading import answer, magnitude, remedies
 
 SIDE = 320
 """Long side of a picture in the report, px."""
+SUPERVISED = (
+    "The encoder was supervised by synthetic defects of the kinds that probes draw (supervised_weight): the "
+    "index flatters it."
+)
 FEW = 10
 """Photos below which the report warns."""
 
@@ -128,6 +132,7 @@ def visibility_report(
         limits=[
             "Probes are drawn. They show which changes a model reacts to; they are no sample of the defects "
             "that your line makes.",
+            *([SUPERVISED] if detector.config.contrastive.supervised_weight else []),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "

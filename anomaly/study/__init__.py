@@ -1,0 +1,1 @@
+"""Which setting of the dials sees most and stays steady: a grid of short fits, each probed."""

@@ -1,0 +1,127 @@
+"""From the results of cells to the dials: surfaces over seeds, and a recommendation with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anomaly.quality.intervals import clopper_pearson
+from anomaly.study.cells import Dials
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One setting of the dials, over its seeds."""
+
+    dials: Dials
+    by_seed: dict[int, float]
+    """Seed -> suppression index."""
+    index: float
+    error: float
+    """Standard error of `index`: over seeds, or over photos where there is one seed."""
+    overkill: float
+    """Share of held-out normal photos above the threshold, mean over seeds."""
+    overkill_interval: tuple[float, float]
+    steadiness: float
+    """AUROC of held-out against calibration photos, mean over seeds: .5 where they score alike."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The recommended dials."""
+
+    best: Summary
+    fixed: Summary | None
+    """The dials as they are configured, where they are in the grid."""
+    reason: str
+
+
+def summarise(results: Sequence[Result]) -> list[Summary]:
+    """One summary for each setting among `results`, sorted."""
+    by_dials: dict[Dials, list[Result]] = {}
+    for found in results:
+        dials = Dials(**{dial: found[dial] for dial in Dials.__dataclass_fields__})
+        by_dials.setdefault(dials, []).append(found)
+    return [_summary(dials, by_dials[dials]) for dials in sorted(by_dials)]
+
+
+def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> Choice:
+    """The setting of least suppression among those whose overkill is not shown to exceed `target_fpr`.
+
+    The configured dials stay where no other setting is better by more than the standard error of the
+    difference, which is taken between the same seeds.
+    """
+    steady = [one for one in summaries if one.overkill_interval[0] <= target_fpr]
+    least = min(one.overkill for one in summaries)
+    among = steady or [one for one in summaries if one.overkill == least]
+    best = min(among, key=lambda one: (one.index, one.dials))
+    now = next((one for one in summaries if one.dials == fixed), None)
+    left_out = len(summaries) - len(among)
+    reason = ""
+    if now is not None and best.dials != now.dials:
+        gain, error = _difference(now, best)
+        if now in among and gain <= error:
+            reason = (
+                f"no setting is better than the configured one by more than the uncertainty: the nearest, "
+                f"{best.dials}, has a suppression index lower by {gain:.3f}, with a standard error of "
+                f"{error:.3f}"
+            )
+            best = now
+        else:
+            reason = (
+                f"its suppression index is {best.index:.3f}, against {now.index:.3f} of the configured dials "
+                f"({fixed}); the standard error of the difference is {error:.3f}"
+            )
+    elif now is not None:
+        reason = f"the configured dials have the lowest suppression index of the grid, {best.index:.3f}"
+    else:
+        reason = f"it has the lowest suppression index of the grid, {best.index:.3f}"
+    seeds = len(best.by_seed)
+    first = sum(
+        all(best.by_seed[seed] <= one.by_seed.get(seed, np.inf) for one in among) for seed in best.by_seed
+    )
+    low, high = best.overkill_interval
+    reason += (
+        f". Among {seeds} seed{'s' if seeds > 1 else ''} it comes first in {first}. Overkill on held-out "
+        f"normal photos is {best.overkill:.1%} ({low:.1%} to {high:.1%}), where {target_fpr:.1%} was asked "
+        f"for"
+    )
+    if left_out and steady:
+        reason += f"; {left_out} other setting{'s' if left_out > 1 else ''} exceeded that and were left out"
+    elif not steady:
+        reason += "; every setting exceeds that, so the one of least overkill was taken"
+    return Choice(best, now, reason + ".")
+
+
+def _summary(dials: Dials, results: Sequence[Result]) -> Summary:
+    values = {int(found["seed"]): float(found["suppression_index"]) for found in results}
+    photos = int(results[0]["held_out"])
+    overkill = float(np.mean([found["overkill"] for found in results]))
+    if len(values) > 1:
+        error = float(np.std(list(values.values()), ddof=1) / np.sqrt(len(values)))
+    else:
+        low, high = results[0]["suppression_interval"]
+        error = (high - low) / (2 * 1.96)
+    return Summary(
+        dials,
+        values,
+        float(np.mean(list(values.values()))),
+        error,
+        overkill / photos,
+        clopper_pearson(round(overkill), photos),
+        float(np.mean([found["held_out_auroc"] for found in results])),
+    )
+
+
+def _difference(now: Summary, best: Summary) -> tuple[float, float]:
+    """By how much `best` suppresses less, and the standard error of that."""
+    both = sorted(set(now.by_seed) & set(best.by_seed))
+    gains = np.array([now.by_seed[seed] - best.by_seed[seed] for seed in both])
+    if len(gains) > 1:
+        return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    return now.index - best.index, best.error

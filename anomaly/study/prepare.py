@@ -1,0 +1,71 @@
+"""The photos of a study, decoded once: trained on, and held out to be probed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomaly.calibration import photos_needed
+from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
+from anomaly.data.images import read_image, white_level_of
+from anomaly.data.splits import split_calibration
+from anomaly.errors import DataError, ImageError
+from anomaly.models.training import Progress
+from anomaly.records import Sample
+
+SHARE = 0.25
+"""Of the good photos that is held out, whole groups where there are groups."""
+FEWEST = 4
+"""Photos to probe."""
+
+
+def prepare(
+    samples: Sequence[Sample], config: RunConfig, folder: Path, most: int, progress: Progress
+) -> tuple[list[Sample], list[Sample], RunConfig]:
+    """(train, held out, configuration at their size) with photos written to `folder` at the working size.
+
+    At most `most` of the good photos are taken, evenly spread. Raises DataError where they are too few.
+    """
+    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
+    needed = 2 * photos_needed(config.calibration)
+    if len(good) < needed + FEWEST:
+        raise DataError(
+            f"a study of the dials needs {needed + FEWEST} good photos to fit, calibrate and probe, got "
+            f"{len(good)}: add photos, or raise calibration.target_fpr"
+        )
+    good = [good[i] for i in np.unique(np.linspace(0, len(good) - 1, most).round().astype(int))]
+    share = min(SHARE, max(FEWEST, len(good) - needed) / len(good))
+    train, held_out = split_calibration(good, share, seed=0)
+    limit = config.data.max_megapixels
+    white = white_level_of([sample.path for sample in train], max_megapixels=limit)
+    photos, total = {}, len(train) + len(held_out)
+    for done, sample in enumerate((*train, *held_out), start=1):
+        try:
+            photos[sample] = read_image(sample.path, white_level=white, max_megapixels=limit)
+        except ImageError:
+            continue
+        finally:
+            progress.step("photos", done, total)
+    sizes = [photos[sample].shape[:2] for sample in train if sample in photos]
+    if len(sizes) < 2:
+        raise DataError("fewer than 2 of the good photos can be read: add photos")
+    geometry = Geometry.choose(sizes, config.image.image_size)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def stored(sample: Sample, index: int) -> Sample:
+        path = folder / f"{index:05d}.png"
+        cv2.imwrite(str(path), geometry.working(photos[sample])[:, :, ::-1])
+        return replace(sample, path=path)
+
+    number = {sample: index for index, sample in enumerate(photos)}
+    image = config.image.model_copy(update={"image_size": geometry.image_size})
+    return (
+        [stored(sample, number[sample]) for sample in train if sample in photos],
+        [stored(sample, number[sample]) for sample in held_out if sample in photos],
+        config.model_copy(update={"image": image}),
+    )
