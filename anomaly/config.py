@@ -61,8 +61,8 @@ class ContrastiveConfig(Section):
 class FusionConfig(Section):
     by_position: bool = True
     """Whether maps are standardised position by position, or as a whole."""
-    weighting: Literal["minimum_variance", "equal"] = "minimum_variance"
-    """How branches are weighted: so that scores of held-out normal photos vary least, or alike."""
+    weighting: Literal["steadiness", "equal"] = "steadiness"
+    """How branches are weighted: by how steadily they score held-out normal photos, or alike."""
     top_share: Share = 0.03
     """The image score is the mean of this share of the anomaly map, its largest values."""
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 Map = NDArray[np.float32]
 
 FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
-SHRINKAGE = 0.1
-"""How far the covariance of the branches is drawn towards equal, unrelated variances."""
+TAIL = 0.95
+"""The quantile of held-out normal scores whose distance from their median says how steady a branch is."""
+SHARPNESS = 3
+"""How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight."""
 
 
 def resize(values: Map, size: tuple[int, int]) -> Map:
@@ -71,19 +72,14 @@ def standardise_held_out(maps: Sequence[Map], by_position: bool) -> list[Map]:
     return [moments.without(values).statistics().standardise(values) for values in maps]
 
 
-def minimum_variance_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights (k,), none negative, sum 1, whose mix of k branches' `scores` (n, k) varies least.
+def steadiness_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (k,) of k branches, all positive, sum 1, by the upper tail of their `scores` (n, k).
 
-    The scores are those of held-out normal photos: what a mix varies by among good photos is what a defect
-    must exceed. The covariance is shrunk towards its mean variance, as photos are few.
+    The scores are those of held-out normal photos. A threshold lies in their upper tail, and a defect must
+    exceed it: a branch counts the less, the further its tail reaches above its median.
     """
-    centred = scores - scores.mean(axis=0)
-    covariance = centred.T @ centred / len(scores)
-    k = len(covariance)
-    scale = max(float(np.trace(covariance)) / k, 1e-12)
-    factor = np.linalg.cholesky(covariance / scale + SHRINKAGE * np.eye(k))
-    heavy = 1e4  # holds the sum at 1 within the least-squares problem
-    weights, _ = nnls(np.vstack([factor.T, np.full((1, k), heavy)]), np.append(np.zeros(k), heavy))
+    tail = np.quantile(scores, TAIL, axis=0) - np.median(scores, axis=0)
+    weights = (tail + 1e-3 * tail.max() + 1e-12) ** -float(SHARPNESS)
     return np.asarray(weights / weights.sum())
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly.maps import SHRINKAGE, MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
+from anomaly.maps import MapStatistics, standardise_held_out, steadiness_weights, top_mean
 
 
 @pytest.fixture
@@ -40,27 +40,19 @@ def test_standardised_maps_are_in_units_of_the_spread_of_all_patches(maps: list[
     assert statistics.spread[:, -1].mean() > 2 * statistics.spread[:, 0].mean()
 
 
-def test_weights_are_those_of_least_variance() -> None:
-    rng = np.random.default_rng(4)
-    common = rng.normal(size=400)
-    scores = np.stack([common + rng.normal(size=400), 0.3 * common + 0.5 * rng.normal(size=400)], axis=1)
-    weights = minimum_variance_weights(scores)
-    doubt = SHRINKAGE * scores.var(axis=0).mean()
-
-    def wanted(share: float) -> float:
-        mix = share * scores[:, 0] + (1 - share) * scores[:, 1]
-        return float(mix.var() + doubt * (share**2 + (1 - share) ** 2))
-
-    best = min(np.linspace(0, 1, 201), key=wanted)
-    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
-    assert weights[0] == pytest.approx(best, abs=0.01)
-    assert weights[0] < 0.3
+def test_a_branch_with_twice_the_tail_has_an_eighth_of_the_weight() -> None:
+    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 2.0] + [5.0, -3.0]
+    weights = steadiness_weights(scores)
+    assert weights.sum() == pytest.approx(1)
+    tails = np.quantile(scores, 0.95, axis=0) - np.median(scores, axis=0)
+    assert weights[0] / weights[1] == pytest.approx((tails[1] / tails[0]) ** 3, rel=0.01)
 
 
 def test_alike_branches_share_alike_and_constant_ones_do_not_break_it() -> None:
     rng = np.random.default_rng(5)
-    np.testing.assert_allclose(minimum_variance_weights(rng.normal(size=(5000, 3))), 1 / 3, atol=0.03)
-    assert minimum_variance_weights(np.zeros((10, 2))).sum() == pytest.approx(1)
+    np.testing.assert_allclose(steadiness_weights(rng.normal(size=(50_000, 3))), 1 / 3, atol=0.03)
+    np.testing.assert_allclose(steadiness_weights(np.zeros((10, 2))), 0.5)
+    assert steadiness_weights(np.ones((1, 1))) == pytest.approx(1)
 
 
 def test_a_map_of_another_size_is_met_by_resized_statistics(maps: list[np.ndarray]) -> None:

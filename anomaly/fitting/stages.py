@@ -19,7 +19,7 @@ from anomaly.data.images import fingerprint, read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.maps import Map, MapStatistics, minimum_variance_weights, standardise_held_out, top_mean
+from anomaly.maps import Map, MapStatistics, steadiness_weights, standardise_held_out, top_mean
 from anomaly.models.backbones import Backbone, build_backbone
 from anomaly.models.contrastive import train_backbone, train_projection
 from anomaly.models.encoder import Encoder
@@ -228,9 +228,9 @@ class Fit:
         statistics = {name: MapStatistics.of(values, fusion.by_position) for name, values in maps.items()}
         standard = {name: standardise_held_out(values, fusion.by_position) for name, values in maps.items()}
         shares = np.full(len(maps), 1 / len(maps))
-        if fusion.weighting == "minimum_variance":
+        if fusion.weighting == "steadiness":
             steady = [[top_mean(one, fusion.top_share) for one in values] for values in standard.values()]
-            shares = minimum_variance_weights(np.array(steady).T)
+            shares = steadiness_weights(np.array(steady).T)
         weights = dict(zip(maps, shares.tolist(), strict=True))
         photos = range(len(next(iter(maps.values()))))
         scores = [
