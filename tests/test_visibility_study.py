@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from pipelines.visibility_study import STANDS_FOR, main, report, summary
 
 

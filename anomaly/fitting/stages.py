@@ -19,7 +19,7 @@ from anomaly.data.images import fingerprint, read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.maps import Map, MapStatistics, steadiness_weights, standardise_held_out, top_mean
+from anomaly.maps import Map, MapStatistics, standardise_held_out, steadiness_weights, top_mean
 from anomaly.models.backbones import Backbone, build_backbone
 from anomaly.models.contrastive import train_backbone, train_projection
 from anomaly.models.encoder import Encoder
