@@ -32,19 +32,27 @@ from torch import Tensor
 from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
-from anomaly.detector import Detector
+from anomaly.data.images import one_line
+from anomaly.detector import Detector, score_patches
 from anomaly.errors import AnomalyError, BundleError
 from anomaly.maps import MapStatistics
 from anomaly.models.autoencoder import PixelAutoencoder
-from anomaly.models.backbones import build_backbone
+from anomaly.models.backbones import BACKBONES, build_backbone
 from anomaly.models.encoder import Encoder
 from anomaly.policy.policy import Policy
 from anomaly.policy.versions import Versions
 from anomaly.render import png_bytes
 from anomaly.scorers import build_scorers
 
+HOSTILE = (
+    AnomalyError, KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError,
+    AssertionError, MemoryError, OSError,
+)  # fmt: skip
+"""What libraries raise on a model that was made to hurt, with checksums that fit."""
 FORMAT = 1
 MANIFEST = "manifest.json"
+BLANK = 64
+"""Side of the blank photo that a model is tried out with, px."""
 LARGEST = 4 * 2**30
 """Bytes above which a file of a bundle is not read."""
 
@@ -126,13 +134,13 @@ def read_bundle(folder: Path) -> Bundle:
     Raises BundleError for anything that is not as it was written, also of the versions beside it.
     """
     manifest = read_manifest(folder)
-    files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
     try:
+        files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
         config = RunConfig.parse(manifest["config"])
         photos = json.loads(files["calibration.json"])
         scores = np.array([photo["image_score"] for photo in photos], dtype=np.float64)
         encoder = Encoder(
-            build_backbone(manifest["backbone"], weights=False),
+            build_backbone(_backbone_name(manifest), weights=False),
             config.contrastive.embedding_size,
             config.image.tile_size,
         )
@@ -164,14 +172,42 @@ def read_bundle(folder: Path) -> Bundle:
             picture,
             Versions(folder, manifest["checksum"]).current(Policy.born(calibration)),
         )
+        _try_out(detector)
     except BundleError:
         raise
-    except (AnomalyError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except HOSTILE as error:
+        reason = one_line(str(error).strip().partition("\n")[0])[:200] or type(error).__name__
         raise BundleError(
             f"{folder} does not hold a model that fits together ({reason}): fit it again"
         ) from None
     return Bundle(folder, manifest, detector, photos)
+
+
+def _backbone_name(manifest: Json) -> str:
+    """The backbone's name; one that would have a file read from outside the model is refused."""
+    name = str(manifest["backbone"])
+    if name not in BACKBONES.names() and not name.startswith("timm:"):
+        raise ValueError(f"unknown backbone {name[:80]!r}")
+    return name
+
+
+def _try_out(detector: Detector) -> None:
+    """Raise unless the parts fit together: a blank photo must go through all of them to a finite score."""
+    geometry, white = detector.geometry, detector.white_level
+    for name, value, least, most in (
+        ("image_size", geometry.image_size, 1, 2**15),
+        ("factor", 1 if geometry.factor is None else geometry.factor, 1e-6, 1e3),
+        ("white_level", 1 if white is None else white, 1e-6, 2**33),
+        *((f"weight of {name}", weight, 0, 1 + 1e-6) for name, weight in detector.weights.items()),
+    ):
+        if isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"{name} is {value!r:.40}")
+    if not all((statistics.spread > 0).all() for statistics in detector.statistics.values()):
+        raise ValueError("a spread is not above zero")
+    blank = np.zeros((BLANK, BLANK, 3), np.uint8)
+    maps = score_patches(detector.scorers, detector.encoder.maps(blank))
+    if not np.isfinite(detector.combine(maps).image_score):
+        raise ValueError("the score of a blank photo is no number")
 
 
 def read_manifest(folder: Path) -> Json:
@@ -197,8 +233,8 @@ def read_manifest(folder: Path) -> Json:
 def _read(folder: Path, name: str, digest: str) -> bytes:
     """A file of the bundle whose bytes are those that were written."""
     path = folder / name
-    if path.resolve() != folder.resolve() / name:
-        raise BundleError(f"{path} leads out of the model folder: restore the model")
+    if os.path.isabs(name) or path.resolve() != folder.resolve() / name:
+        raise BundleError(f"{one_line(path)} leads out of the model folder: restore the model")
     try:
         if path.stat().st_size > LARGEST:
             raise BundleError(f"{path} is larger than any file of a model: restore the model")

@@ -60,8 +60,16 @@ class MemoryBank:
             centroids = np.asarray(kmeans.centroids, dtype=np.float32)
         return cls(patches, centroids)
 
+    def cells(self) -> NDArray[np.int64]:
+        """The cell of each patch, (N,), in a bank that has cells."""
+        found: NDArray[np.int64] = self._cells.search(self.patches, 1)[1][:, 0]
+        return found
+
     def distance(self, queries: Floats) -> Floats:
         """Euclidean distance of each row of `queries` (Q, D) to its nearest patch, (Q,) float32."""
-        squared, _ = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), 1)
-        distance: Floats = np.sqrt(np.maximum(squared[:, 0], 0))
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        squared, nearest = self._index.search(queries, 1)
+        # Searched by |q|^2 - 2 q b + |b|^2, which rounds away what is left between near patches.
+        found: Floats = np.linalg.norm(queries - self.patches[nearest[:, 0]], axis=1)
+        distance: Floats = np.where(nearest[:, 0] < 0, np.sqrt(squared[:, 0]), found)
         return distance

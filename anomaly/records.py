@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Split = Literal["train", "test"]
 Label = Literal["normal", "anomalous"]
@@ -62,4 +62,14 @@ class Verdict:
     """Lower end of the band that people look at, where there is one."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What is recorded of it: all but the measured time, so that the same photos and the same model
+        give the same file."""
+        fields = asdict(self)
+        del fields["milliseconds"]
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Undo `to_dict`, also after a passage through JSON. Raises TypeError or KeyError for others."""
+        found = tuple(Region(**{**part, "box": tuple(part["box"])}) for part in fields["regions"])
+        return cls(**{**fields, "regions": found})

@@ -25,6 +25,8 @@ class Model:
         graph = folder / "detector.onnx"
         if hashlib.sha256(graph.read_bytes()).hexdigest() != self.facts["files"]["detector.onnx"]:
             sys.exit(f"{graph} was changed after it was written: export the model again")
+        if self.facts["region_rules"]:
+            sys.exit("its region rules are judged by `anomaly inspect` alone: export a version without them")
         self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         self.calibration = np.array(self.facts["calibration_scores"])
 
@@ -62,12 +64,11 @@ class Model:
         except ValueError as error:
             return {"path": path, "decision": "error", "error": str(error)}, None
         score, threshold = float(scores[0]), self.facts["threshold"]
-        if not np.isfinite(score):
-            return {"path": path, "decision": "error", "error": "the score is no number"}, None
+        review = self.facts["review_threshold"] or threshold
         higher = int((self.calibration >= score).sum())
         verdict = {
             "path": path,
-            "decision": "anomalous" if score > threshold else "normal",
+            "decision": "anomalous" if not score <= threshold else "review" if score > review else "normal",
             "image_score": score,
             "threshold": threshold,
             "p_value": (1 + higher) / (1 + len(self.calibration)),
@@ -92,7 +93,7 @@ def main() -> None:
             shade = np.clip(anomaly_map / (2 * max(verdict["threshold"], 1e-6)), 0, 1)
             picture = cv2.applyColorMap((255 * shade).astype(np.uint8), cv2.COLORMAP_INFERNO)
             cv2.imwrite(str(options.heatmaps / f"{Path(path).stem}.png"), picture)
-    sys.exit(3 if "error" in decisions else 10 if "anomalous" in decisions else 0)
+    sys.exit(3 if "error" in decisions else 10 if decisions - {"normal"} else 0)
 
 
 if __name__ == "__main__":

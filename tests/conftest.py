@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -36,6 +38,18 @@ def draw_photo(
         cv2.circle(photo, (SPOT[1], SPOT[0]), 7, (250, 250, 250), -1)
     photo += rng.normal(0, 3, photo.shape)
     return np.clip(photo, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Commands that ran in this process leave the number of threads as it was."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch:
+        torch.set_num_threads(before)
+    if torch and (faiss := sys.modules.get("faiss")):
+        faiss.omp_set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,27 @@ def test_the_studies_run_as_written(
     assert reports == ["compare", "drawn", "gauge", "pod"]
 
 
+def test_the_commands_of_the_inspection_page_run_as_written(
+    capfd: pytest.CaptureFixture[str],
+    model: Path,
+    product: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(product / "test/spot", "photos/new")
+    shutil.copytree(model, "models/cap")
+    written = commands("docs/inspection.md")
+    assert [words[1] for words in written] == ["export", "inspect", "inspect", "watch"]
+    for words in written:
+        if words[1] == "watch":
+            shutil.rmtree("results")
+        code, _, stderr = run(capfd, *words[1:])
+        assert code == 0, stderr
+    assert len((tmp_path / "results/verdicts.jsonl").read_text().splitlines()) == 6
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets

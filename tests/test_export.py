@@ -20,13 +20,15 @@ from test_commands import run
 from anomaly.bundle import read_bundle
 from anomaly.config import RunConfig
 from anomaly.errors import AnomalyError, BundleError, ConfigError
-from anomaly.export.graph import NearestPatch
+from anomaly.export.graph import branch
 from anomaly.export.runtimes import load_graph
-from anomaly.export.verify import run_one, verify, with_exact_search
+from anomaly.export.verify import run_one, verify
 from anomaly.export.write import export, write_onnx
 from anomaly.fitting.run import fit
 from anomaly.inspection.scoring import choose_scorer
 from anomaly.neighbours import EXACT_BELOW, MemoryBank
+from anomaly.scorers import SCORERS, FitContext
+from anomaly.scorers.embedding import EmbeddingDistance
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -66,17 +68,51 @@ def test_a_batch_of_three_scores_as_three_batches_of_one(own: Path) -> None:
     np.testing.assert_allclose(together, [run_one(graph, photo)[0] for photo in photos], rtol=1e-4)
 
 
-def test_the_search_of_a_large_bank_is_exact_and_the_difference_to_an_index_is_told() -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("size", [300, EXACT_BELOW + 500])
+def test_a_bank_is_searched_as_torch_does_small_or_large(tmp_path: Path, size: int, runtime: str) -> None:
+    pytest.importorskip(runtime)
     rng = np.random.default_rng(0)
-    patches = rng.normal(size=(EXACT_BELOW + 500, 6)).astype(np.float32) + 40
+    patches = rng.normal(size=(size, 6)).astype(np.float32) + 40
     bank = MemoryBank.build(patches)
-    assert len(bank.centroids)
-    queries = rng.normal(size=(1, 6, 8, 5)).astype(np.float32) + 40
-    flat = queries[0].reshape(6, -1).T
-    nearest = np.sqrt(((flat[:, None] - patches[None]) ** 2).sum(2).min(1)).reshape(8, 5)
+    if len(bank.centroids):  # one more cell, which no patch lies in
+        bank = MemoryBank(patches, np.concatenate([bank.centroids, np.full((1, 6), 40 + 3e3, np.float32)]))
+    scorer = EmbeddingDistance(EmbeddingDistance.Config())
+    scorer.bank = bank
+    queries = rng.normal(size=(2, 6, 8, 5)).astype(np.float32) + 40
+    queries[0, :, 0, 0] = patches[7]  # a known patch, and one that is almost known
+    queries[0, :, 0, 1] = patches[8] + 1e-4
+    queries[1, :, 0, 0] = 40 + 3e3
+
+    class Alone(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = branch(scorer)
+
+        def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found = self.branch(values)
+            return found.flatten(1).mean(1), found[:, 0]
+
+    write_onnx(Alone(), tmp_path / "search.onnx", torch.from_numpy(queries))
+    found = load_graph(runtime, tmp_path / "search.onnx", 1).run(queries)[1]
+    expected = [scorer.score(torch.from_numpy(values)).numpy() for values in queries]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+    assert found[0, 0, 0] < 1e-4 and 1e-4 < found[0, 0, 1] < 4e-4
+
+
+@pytest.mark.parametrize("name", SCORERS.names())
+def test_every_scorer_has_a_branch_of_the_graph(name: str) -> None:
+    """A new scorer is exported as well, or this says that it is not."""
+    generator = torch.Generator().manual_seed(0)
+    kind = SCORERS.get(name)
+    scorer = kind(kind.Config(**({"steps": 1} if "steps" in kind.Config.model_fields else {})))
+    maps = [torch.randn(24, 20, 18, generator=generator) for _ in range(3)]
+    scorer.fit(maps, FitContext())
+    values = torch.randn(24, 9, 7, generator=generator)
     with torch.no_grad():
-        found = NearestPatch(bank)(torch.from_numpy(queries))[0, 0].numpy()
-    np.testing.assert_allclose(found, nearest, rtol=1e-3)
+        found = branch(scorer)(values[None])
+    assert found.shape == (1, 1, 9, 7)
+    torch.testing.assert_close(found[0, 0], scorer.score(values), rtol=1e-3, atol=1e-4)
 
 
 def test_an_exported_pixel_branch_on_a_finer_grid_and_no_pretrained_backbone(
@@ -92,9 +128,10 @@ def test_an_exported_pixel_branch_on_a_finer_grid_and_no_pretrained_backbone(
     made = export(fitted.bundle, "onnx", tmp_path / "x")
     graph = load_graph("onnxruntime", made.graph, 1)
     photo = draw_photo(np.random.default_rng(1), bad=True)
-    here = with_exact_search(fitted.bundle.detector).score(photo)
-    score, anomaly_map = run_one(graph, photo)
-    assert anomaly_map.shape == here.anomaly_map.shape == (12, 16)
+    detector = fitted.bundle.detector
+    here, working = detector.score(photo), detector.geometry.working(photo)
+    score, anomaly_map = run_one(graph, working)
+    assert anomaly_map.shape == here.anomaly_map.shape == (working.shape[0] // 8, working.shape[1] // 8)
     assert score == pytest.approx(here.image_score, rel=1e-3)
 
 

@@ -12,6 +12,7 @@ from anomaly.render import jpeg_bytes, png_bytes
 from anomaly.report import data_uri, number, render_page, visible
 from anomaly.report.charts import Line, heat_table, histogram, line_chart, round_ticks
 from anomaly.report.inspection import GalleryItem, inspection_report
+from anomaly.report.tally import MOST_ROWS, Tally
 
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -80,7 +81,7 @@ def item(judged, **pictures):
 
 
 def report(verdicts, gallery=(), summary=SUMMARY, model=MODEL):
-    return inspection_report(summary, verdicts, CALIBRATION, gallery, model)
+    return inspection_report(summary, Tally.of(verdicts), CALIBRATION, gallery, model)
 
 
 def mixed():
@@ -322,3 +323,20 @@ def test_a_heat_table_shades_between_its_limits():
         ("1.00", "2.00"),
     ]
     assert Page(table).text.split() == ["x", "y", "a", "0.50", "0.75", "b", "2.00", DASH]
+
+
+def test_the_tally_lists_the_worst_whatever_the_order_and_forgets_the_rest():
+    random = np.random.default_rng(0)
+    all_of_them = [
+        verdict(f"{i:05d}.png", None if i % 3 == 0 else float(random.normal())) for i in range(5000)
+    ]
+    tally = Tally.of(all_of_them)
+    errors = [v for v in all_of_them if v.decision == "error"]
+    rank = {"anomalous": 0, "review": 1, "error": 2, "normal": 3}
+    expected = sorted(all_of_them, key=lambda v: (rank[v.decision], -(v.image_score or 0), v.path))
+    assert tally.ranked == expected[:MOST_ROWS]
+    assert tally.unread == errors[:MOST_ROWS]
+    assert tally.total == 5000 and tally.counts["error"] == len(errors)
+    assert tally.scores.tolist() == [v.image_score for v in all_of_them if v.image_score is not None]
+    held = len(tally._ranked) + len(tally._unread)
+    assert held <= 4 * MOST_ROWS

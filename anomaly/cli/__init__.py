@@ -7,7 +7,19 @@ import sys
 
 import typer
 
-from anomaly.cli import compare, components, evaluate, export, fit, gauge, inspect, pod, probe, study
+from anomaly.cli import (
+    compare,
+    components,
+    evaluate,
+    export,
+    fit,
+    gauge,
+    inspect,
+    pod,
+    probe,
+    study,
+    watch,
+)
 from anomaly.errors import AnomalyError
 
 EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
@@ -27,6 +39,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit.command)
 app.command("inspect")(inspect.command)
+app.command("watch")(watch.command)
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
 app.command("probe")(probe.command)

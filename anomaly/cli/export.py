@@ -35,8 +35,3 @@ def command(
         f"one photo takes {made.milliseconds[made.runtime]:g} ms in {made.runtime}, "
         f"{made.milliseconds['torch']:g} ms in torch"
     )
-    if found["index_deviation"] > found["deviation"]:
-        say(
-            "torch searches the memory bank approximately, the export exactly: between them scores differ by "
-            f"up to {found['index_deviation']:.1e}"
-        )

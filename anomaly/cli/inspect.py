@@ -21,6 +21,10 @@ def command(
         str | None, typer.Option("--group", help="Product, camera or lot of these photos, as tuned.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished inspection of the same photos.")
+    ] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write verdicts.parquet as well.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print every verdict as a line of JSON.")] = False,
     runtime: Annotated[
         str, typer.Option("--runtime", help="auto, torch, onnxruntime or openvino; see `anomaly export`.")
@@ -31,37 +35,50 @@ def command(
 ) -> None:
     """Judge photos: normal, anomalous, to be reviewed where there is a review band, or not readable."""
     from anomaly.bundle import read_bundle
+    from anomaly.inspection.identity import begun_runtime, finished_run, run_of
     from anomaly.inspection.scoring import choose_scorer
-    from anomaly.inspection.stream import expand, judge_all
-    from anomaly.inspection.writer import Writer
+    from anomaly.inspection.stream import expand, in_order, judge
+    from anomaly.inspection.writer import Drawn, Writer
 
     photos = expand(paths)
     bundle = read_bundle(model)
-    score = choose_scorer(bundle, runtime, threads=os.cpu_count() or 1, say=say)
+    if resume and runtime == "auto":  # the runtime that it was begun with
+        runtime = begun_runtime(out) or runtime
+    workers = os.cpu_count() or 1
+    score = choose_scorer(bundle, runtime, threads=1, say=say)
     policy = bundle.detector.policy
     if group is not None and group not in policy.groups:
         known = ", ".join(policy.groups) or "none"
         say(f"no threshold for group {group!r} (known: {known}): the pooled one decides")
-    progress = TerminalProgress()
+    run = run_of(bundle, photos, score.runtime, group)
+    summary = finished_run(out, run) if resume else None
     interrupted = False
-    with Writer(out, bundle, overwrite=overwrite, group=group) as writer, progress.running():
-        try:
-            judged_photos = judge_all(bundle.detector, photos, score, group=group)
-            for done, judged in enumerate(judged_photos, start=1):
-                verdict = writer.write(judged)
-                if json_:
-                    result(verdict.to_dict())
-                progress.step("photos", done, len(photos))
-        except KeyboardInterrupt:
-            interrupted = True
-        summary = writer.finish(interrupted=interrupted)
+    if summary is None:
+        progress = TerminalProgress()
+        again = {"overwrite": overwrite, "resume": resume}
+        with Writer(out, bundle, **again, group=group, run=run) as writer, progress.running():
+
+            def draw(path: Path) -> Drawn:
+                return writer.draw(judge(bundle.detector, path, score, group=group))
+
+            if writer.done:
+                say(f"going on after {writer.done} of {len(photos)} photos")
+            try:
+                for drawn in in_order(draw, photos[writer.done :], workers, progress.waiting_for):
+                    verdict = writer.write(drawn)
+                    if json_:
+                        result(verdict.to_dict())
+                    progress.step("photos", writer.done, len(photos))
+            except KeyboardInterrupt:
+                interrupted = True
+            summary = writer.finish(interrupted=interrupted, parquet=parquet)
     reviews = f"{summary['review']} to review, " if policy.has_review else ""
     say(
         f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, {reviews}"
         f"{summary['error']} could not be read\nreport: {out / 'report.html'}"
     )
     if interrupted:
-        say(f"interrupted after {summary['photos']} of {len(photos)} photos")
+        say(f"interrupted after {summary['photos']} of {len(photos)} photos; go on with --resume")
         raise KeyboardInterrupt
     if fail_on_anomaly and summary["normal"] < summary["photos"]:
         raise typer.Exit(ANOMALIES_FOUND)

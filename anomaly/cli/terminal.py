@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+PATIENCE = 10.0
+"""Seconds without progress after which it is said what is waited for."""
 EVERY = 5.0
 """Seconds between two lines of progress where stderr is no terminal."""
 
@@ -82,6 +84,21 @@ class TerminalProgress:
             left = (self._said - began) / max(done, 1) * (total - done)
             took = f"{left:.0f} s left" if done < total else f"{self._said - began:.0f} s"
             say(f"{stage}: {done}/{total} {text}".rstrip() + f", {took}")
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def waiting_for(self, thing: object, seconds: float) -> None:
+        """Say what holds up the rest, every PATIENCE seconds. Raises KeyboardInterrupt as `step` does."""
+        if int(seconds) % PATIENCE == 0:
+            say(f"waiting for {thing} for {seconds:.0f} s; if its folder does not answer, interrupt")
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Raises KeyboardInterrupt as soon as that was asked for."""
+        end = time.monotonic() + seconds
+        while not self._stop and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
         if self._stop:
             raise KeyboardInterrupt
 

@@ -1,13 +1,13 @@
 """The detector as one network, fit to be traced: working photos in, image scores and anomaly maps out.
 
-The arithmetic is that of `Detector.score`, with one difference: the memory bank is searched exactly, as
-matrix products, whatever index the detector itself uses.
+The arithmetic is that of `Detector.score`.
 """
 
 from __future__ import annotations
 
 import copy
 from functools import singledispatch
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,18 @@ from torch import Tensor, nn
 
 from anomaly.detector import Detector
 from anomaly.errors import BundleError
+from anomaly.export.cells import NearestInCells
 from anomaly.maps import MapStatistics
 from anomaly.models.autoencoder import PixelAutoencoder
 from anomaly.models.losses import ssim_map
 from anomaly.neighbours import MemoryBank
 from anomaly.scorers import Input
 from anomaly.scorers.embedding import EmbeddingDistance
+from anomaly.scorers.gaussian import Gaussian
+from anomaly.scorers.pca import Pca
 from anomaly.scorers.reconstruction import Reconstruction
+
+N = TypeVar("N", bound=nn.Module)
 
 CHUNK = 8192
 """Patches of the memory bank that one matrix product compares: its result stays within the cache's reach."""
@@ -34,8 +39,7 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(detector.encoder)
-        _fix_padding(self.encoder)
+        self.encoder = fixed_padding(detector.encoder)
         names = list(detector.scorers)
         self.inputs: list[Input] = [detector.scorers[name].input for name in names]
         self.branches = nn.ModuleList([branch(detector.scorers[name]) for name in names])
@@ -86,7 +90,30 @@ def _reconstruction(scorer: Reconstruction) -> nn.Module:
 
 @branch.register
 def _embedding(scorer: EmbeddingDistance) -> nn.Module:
-    return NearestPatch(scorer.bank)
+    return NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
+
+
+@branch.register
+def _gaussian(scorer: Gaussian) -> nn.Module:
+    return _MeanSquare(scorer.mean, scorer.whitening)
+
+
+@branch.register
+def _pca(scorer: Pca) -> nn.Module:
+    return _MeanSquare(scorer.mean, scorer.directions)
+
+
+class _MeanSquare(nn.Module):
+    """Mean square of the coordinates `matrix` (D, C) times (values - mean)."""
+
+    def __init__(self, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean[None, :, None, None])
+        self.register_buffer("matrix", matrix[:, :, None, None])
+
+    def forward(self, values: Tensor) -> Tensor:
+        coordinates: Tensor = F.conv2d(values - self.mean, self.matrix)  # type: ignore[operator,arg-type]
+        return coordinates.square().mean(1, keepdim=True)
 
 
 class _Residual(nn.Module):
@@ -107,9 +134,9 @@ class _Residual(nn.Module):
 class NearestPatch(nn.Module):
     """(B, D, h, w) embeddings -> (B, 1, h, w) distances to the nearest patch of a memory bank, exact.
 
-    |q - b|^2 = |q|^2 - 2 (q b - |b|^2 / 2): the bracket is one product of (q, 1) with (b, -|b|^2 / 2), and
-    its largest value over the bank is the nearest patch. Both sides are centred on the bank first, so that
-    little is lost to rounding.
+    |q - b|^2 = |q|^2 - 2 (q b - |b|^2 / 2): the largest bracket, one matrix product with an offset, tells the
+    nearest patch of each piece of the bank. Its distance is then taken as it stands, for the product rounds
+    away what is left between near patches. Both sides are centred on the bank first.
     """
 
     centre: Tensor
@@ -119,22 +146,26 @@ class NearestPatch(nn.Module):
         patches = torch.from_numpy(bank.patches)
         self.register_buffer("centre", patches.double().mean(0).float())
         centred = patches - self.centre
-        offsets = -centred.double().square().sum(1, keepdim=True).float() / 2
-        table = torch.cat([centred, offsets], dim=1)
-        self.chunks = len(table[::CHUNK])
-        for index in range(self.chunks):
-            part = table[index * CHUNK : (index + 1) * CHUNK].T.contiguous()
-            self.register_buffer(f"part{index}", part)
+        offsets = -centred.double().square().sum(1).float() / 2
+        self.pieces = len(centred[::CHUNK])
+        for index in range(self.pieces):
+            piece = slice(index * CHUNK, (index + 1) * CHUNK)
+            self.register_buffer(f"patches{index}", centred[piece].clone())
+            self.register_buffer(f"offsets{index}", offsets[piece].clone())
 
     def forward(self, values: Tensor) -> Tensor:
         batch, _, height, width = values.shape
         queries = values.permute(0, 2, 3, 1).flatten(0, 2) - self.centre
-        length = queries.square().sum(1)
-        extended = torch.cat([queries, torch.ones_like(queries[:, :1])], dim=1)
-        best = (extended @ self.get_buffer("part0")).amax(1)
-        for index in range(1, self.chunks):
-            best = torch.maximum(best, (extended @ self.get_buffer(f"part{index}")).amax(1))
-        return (length - 2 * best).clamp(min=0).sqrt().reshape(batch, 1, height, width)
+        squared = self._squared(queries, 0)
+        for index in range(1, self.pieces):
+            squared = torch.minimum(squared, self._squared(queries, index))
+        return squared.sqrt().reshape(batch, 1, height, width)
+
+    def _squared(self, queries: Tensor, index: int) -> Tensor:
+        """Squared distance of each query to the nearest patch of one piece."""
+        patches = self.get_buffer(f"patches{index}")
+        nearest = F.linear(queries, patches, self.get_buffer(f"offsets{index}")).argmax(1)
+        return (queries - patches[nearest]).square().sum(1)
 
 
 class _Standardise(nn.Module):
@@ -184,8 +215,14 @@ class _FixedPadding(nn.Module):
         return out
 
 
+def fixed_padding(network: N) -> N:
+    """A copy of `network` in which no convolution pads by the size of what it sees, as timm's do."""
+    network = copy.deepcopy(network)
+    _fix_padding(network)
+    return network
+
+
 def _fix_padding(module: nn.Module) -> None:
-    """Replace every convolution of timm's that pads by the size of what it sees."""
     from timm.layers import Conv2dSame
 
     for name, child in module.named_children():

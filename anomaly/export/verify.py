@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
 from anomaly.bundle import Bundle
-from anomaly.detector import Detector, Photo
+from anomaly.detector import Detector, Photo, Scores
 from anomaly.export.runtimes import Graph
-from anomaly.neighbours import MemoryBank
-from anomaly.scorers.embedding import EmbeddingDistance
+from anomaly.records import Decision
 
 TOLERANCE = 1e-3
 """Largest deviation of a score, relative to it, or absolute for scores below 1 (they are in standard
@@ -29,11 +28,9 @@ class Verification:
 
     photos: int
     deviation: float
-    """Largest deviation of an image score from torch with an exact search."""
+    """Largest deviation of an image score from torch."""
     map_deviation: float
     """Likewise of any value of a map."""
-    index_deviation: float
-    """Largest deviation of an image score from torch as it is: it searches a large bank approximately."""
     verdicts_changed: int
     milliseconds: dict[str, float]
     """Time of one photo in torch and in the runtime, the same threads."""
@@ -53,23 +50,19 @@ def verify(bundle: Bundle, graph: Graph, runtime: str) -> Verification:
     """Score the reference photos, and each with a blot on it, in both."""
     detector = bundle.detector
     photos = [detector.geometry.working(photo) for photo in reference_photos(bundle)]
-    threshold = detector.calibration.threshold
-    exact = with_exact_search(detector)
-    deviations, map_deviations, index_deviations, changed = [0.0], [0.0], [0.0], 0
+    deviations, map_deviations, changed = [0.0], [0.0], 0
     for photo in photos:
         score, anomaly_map = run_one(graph, photo)
-        same, as_is = exact.score(photo), detector.score(photo)
-        deviations.append(_deviation(score, same.image_score))
-        map_deviations.append(_deviation(anomaly_map, same.anomaly_map))
-        index_deviations.append(_deviation(score, as_is.image_score))
-        changed += (score > threshold) != (as_is.image_score > threshold)
+        here = detector.score(photo)
+        deviations.append(_deviation(score, here.image_score))
+        map_deviations.append(_deviation(anomaly_map, here.anomaly_map))
+        there = Scores(score, anomaly_map, {})
+        changed += _decision(detector, there, photo) != _decision(detector, here, photo)
     times = {
         "torch": _milliseconds(lambda: detector.score(photos[0])),
         runtime: _milliseconds(lambda: run_one(graph, photos[0])),
     }
-    return Verification(
-        len(photos), max(deviations), max(map_deviations), max(index_deviations), changed, times
-    )
+    return Verification(len(photos), max(deviations), max(map_deviations), changed, times)
 
 
 def reference_photos(bundle: Bundle) -> list[Photo]:
@@ -84,16 +77,8 @@ def run_one(graph: Graph, photo: Photo) -> tuple[float, Any]:
     return float(scores[0]), maps[0]
 
 
-def with_exact_search(detector: Detector) -> Detector:
-    """The same detector, its memory bank searched exactly."""
-    scorers = dict(detector.scorers)
-    for name, scorer in scorers.items():
-        if isinstance(scorer, EmbeddingDistance):
-            other = EmbeddingDistance(scorer.options)
-            patches = scorer.bank.patches
-            other.bank = MemoryBank(patches, np.empty((0, patches.shape[1]), np.float32))
-            scorers[name] = other
-    return replace(detector, scorers=scorers)
+def _decision(detector: Detector, scores: Scores, photo: Photo) -> Decision:
+    return detector.policy.cut.decide(detector.judged_score(scores, photo.shape[:2]))
 
 
 def _blotted(photo: Photo) -> Photo:

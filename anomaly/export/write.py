@@ -20,6 +20,7 @@ from anomaly.export.runtimes import INSTALL, RUNTIMES, load_graph
 from anomaly.export.verify import verify
 
 OPSET = 18
+EXAMPLE = torch.zeros(1, 96, 160, 3, dtype=torch.uint8)
 DYNAMIC = {
     "photos": {0: "batch", 1: "height", 2: "width"},
     "scores": {0: "batch"},
@@ -74,7 +75,7 @@ def _write(bundle: Bundle, graph: str, folder: Path) -> dict[str, object]:
             f"the exported graph does not judge as the model does: {found.trouble}; nothing was kept: "
             "judge with --runtime torch"
         )
-    calibration = detector.calibration
+    policy = detector.policy
     facts = {
         "format": FORMAT,
         "graph": graph,
@@ -89,8 +90,11 @@ def _write(bundle: Bundle, graph: str, folder: Path) -> dict[str, object]:
             "largest_side": detector.config.image.tile_size,
             "white_level": detector.white_level,
         },
-        "threshold": calibration.threshold,
-        "calibration_scores": calibration.scores.tolist(),
+        "threshold": policy.cut.threshold,
+        "review_threshold": policy.cut.review_threshold,
+        "threshold_version": policy.version,
+        "region_rules": policy.rules is not None,
+        "calibration_scores": policy.normal_scores.tolist(),
         "verification": asdict(found),
         "files": {name: file_hash(folder / name) for name in GRAPHS[graph]},
     }
@@ -98,11 +102,11 @@ def _write(bundle: Bundle, graph: str, folder: Path) -> dict[str, object]:
     return facts
 
 
-def write_onnx(network: torch.nn.Module, path: Path) -> None:
-    """`network` as an ONNX file with dynamic batch and size. Raises ImportError without the package onnx."""
+def write_onnx(network: torch.nn.Module, path: Path, example: torch.Tensor = EXAMPLE) -> None:
+    """`network` as an ONNX file with dynamic batch and size, traced on `example`, photos or whatever it
+    takes under that name. Raises ImportError without the package onnx."""
     import onnx  # noqa: F401  # the exporter needs it, and says so less plainly
 
-    example = torch.zeros(1, 96, 160, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter(
             "ignore"

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
 
 from anomaly.bundle import Bundle
-from anomaly.detector import Detector, Photo, Scores
+from anomaly.detector import Detector, Photo, Scores, use_threads
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.export.folder import Export, find_export
 from anomaly.export.runtimes import INSTALL, RUNTIMES, Graph, load_graph
 from anomaly.export.verify import run_one
 
-Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores photos of any size, one at a time. `graph` None is torch."""
+    """Scores photos of any size, one at a time, from as many threads as call it. `graph` None is torch."""
 
     detector: Detector
     runtime: str
+    threads: int
+    """Cores that one call uses."""
     graph: Graph | None = None
+    _ready: threading.local = field(default_factory=threading.local)
 
     def __call__(self, photo: Photo) -> Scores:
+        if not hasattr(self._ready, "threads"):  # OpenMP keeps the number apart for each thread
+            use_threads(self.threads)
+            self._ready.threads = self.threads
         if self.graph is None:
             return self.detector.score(photo)
         working = self.detector.geometry.working(photo)
@@ -46,9 +51,9 @@ def choose_scorer(bundle: Bundle, runtime: str, *, threads: int, say: Say = lamb
     if runtime == "auto":
         export = _fastest(bundle, say)
         if export is None:
-            return Scorer(bundle.detector, "torch")
+            return Scorer(bundle.detector, "torch", threads)
     elif runtime == "torch":
-        return Scorer(bundle.detector, "torch")
+        return Scorer(bundle.detector, "torch", threads)
     else:
         export = _named(bundle, runtime)
     graph = load_graph(export.runtime, export.graph, threads)
@@ -57,7 +62,7 @@ def choose_scorer(bundle: Bundle, runtime: str, *, threads: int, say: Say = lamb
         f"judging with {export.runtime} ({times[export.runtime]:g} ms a photo when it was verified, "
         f"torch {times['torch']:g} ms)"
     )
-    return Scorer(bundle.detector, export.runtime, graph)
+    return Scorer(bundle.detector, export.runtime, threads, graph)
 
 
 def _named(bundle: Bundle, runtime: str) -> Export:

@@ -1,15 +1,18 @@
-"""Judge photos one after the other, reading ahead in threads, with bounded memory."""
+"""Judge photos several at a time, in the order of the input, with bounded memory."""
 
 from __future__ import annotations
 
-import os
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from anomaly.data.images import find_images, one_line
@@ -19,8 +22,14 @@ from anomaly.maps import Map
 from anomaly.records import Region, Verdict
 from anomaly.render import regions
 
-READ_AHEAD = 4
-"""Photos that are decoded before they are needed."""
+READ_AHEAD = 2
+"""Photos that are taken up before those in front of them are done, for each worker."""
+GRACE = 5.0
+"""Seconds that a thread is given to end with the photo in its hands."""
+
+Score = Callable[[Photo], Scores]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -52,65 +61,102 @@ def expand(inputs: Sequence[Path]) -> list[Path]:
     return photos
 
 
+def in_order(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    waiting_for: Callable[[Item, float], None] = lambda item, seconds: None,
+) -> Iterator[Result]:
+    """`work` of every item, in the order of the items, by `workers` threads that run a little ahead.
+
+    `waiting_for` is told every second which item holds up the rest, and for how long; what it raises ends
+    the work. The threads are daemons: one that hangs on a dead network folder does not keep the program.
+    """
+    tasks: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
+
+    def labour() -> None:
+        while task := tasks.get():
+            item, future = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(item))
+                except BaseException as error:
+                    future.set_exception(error)
+
+    threads = [threading.Thread(target=labour, daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, Future()))
+            tasks.put(pending[-1])
+            if len(pending) > workers * READ_AHEAD:
+                yield _result(*pending.popleft(), waiting_for)
+        while pending:
+            yield _result(*pending.popleft(), waiting_for)
+    finally:
+        for _, future in pending:
+            future.cancel()
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:
+            thread.join(GRACE)
+
+
+def _result(item: Item, future: Future[Result], waiting_for: Callable[[Item, float], None]) -> Result:
+    began = time.monotonic()
+    while True:
+        if wait([future], timeout=1).done:
+            return future.result()
+        waiting_for(item, time.monotonic() - began)
+
+
 def judge_all(
     detector: Detector,
     paths: Iterable[Path],
-    score: Callable[[Photo], Scores] | None = None,
+    score: Score | None = None,
     *,
     group: str | None = None,
+    workers: int = 2,
 ) -> Iterator[Judged]:
-    """Judge photos of `group` in order; at most a few are held in memory at once.
+    """Judge photos of `group` in order; at most a few are held in memory at once."""
+    return in_order(lambda path: judge(detector, path, score, group=group), paths, workers)
 
-    `score` None is the detector's own.
+
+def judge(detector: Detector, path: Path, score: Score | None = None, *, group: str | None = None) -> Judged:
+    """Judge one photo of `group`; `score` None is the detector's own.
+
+    One that cannot be read, or that memory does not suffice for, is judged `error`.
     """
-    score = score or detector.score
-    waiting: deque[tuple[Path, Future[tuple[Photo | ImageError, float]]]] = deque()
-    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        try:
-            for path in paths:
-                waiting.append((path, pool.submit(_read, detector, path)))
-                if len(waiting) > READ_AHEAD:
-                    yield _judge(detector, score, group, *waiting.popleft())
-            while waiting:
-                yield _judge(detector, score, group, *waiting.popleft())
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def judge(detector: Detector, path: Path) -> Judged:
-    """Judge one photo."""
-    return next(judge_all(detector, [path]))
-
-
-def _read(detector: Detector, path: Path) -> tuple[Photo | ImageError, float]:
     start = time.perf_counter()
+    photo, anomaly_map = None, None
     try:
-        return detector.read(path), time.perf_counter() - start
+        photo = detector.read(path)
+        scores = (score or detector.score)(photo)
+        anomaly_map = detector.full_map(scores, photo)
+        verdict = decide(detector, str(path), scores, anomaly_map, group)
     except ImageError as error:
-        return error, time.perf_counter() - start
-    except MemoryError:
-        sentence = f"{one_line(path)} needs more memory than there is: lower data.max_megapixels"
-        return ImageError(sentence), time.perf_counter() - start
+        verdict = _error(detector, str(path), str(error), group)
+    except Exception as error:
+        if not _lacks_memory(error):
+            raise
+        photo, anomaly_map = None, None
+        sentence = f"{one_line(path)}: needs more memory than there is: lower data.max_megapixels"
+        verdict = _error(detector, str(path), sentence, group)
+    milliseconds = round(1000 * (time.perf_counter() - start), 2)
+    return Judged(replace(verdict, milliseconds=milliseconds), photo, anomaly_map)
 
 
-def _judge(
-    detector: Detector,
-    score: Callable[[Photo], Scores],
-    group: str | None,
-    path: Path,
-    reading: Future[tuple[Photo | ImageError, float]],
-) -> Judged:
-    photo, seconds = reading.result()
-    if isinstance(photo, ImageError):
-        verdict = _error(detector, str(path), str(photo), group)
-        return Judged(replace(verdict, milliseconds=round(1000 * seconds, 2)))
-    start = time.perf_counter()
-    scores = score(photo)
-    anomaly_map = detector.full_map(scores, photo)
-    verdict = decide(detector, str(path), scores, anomaly_map, group)
-    seconds += time.perf_counter() - start
-    return Judged(replace(verdict, milliseconds=round(1000 * seconds, 2)), photo, anomaly_map)
+def _lacks_memory(error: Exception) -> bool:
+    """Whether numpy, OpenCV, torch or a runtime found no memory; each says so in its own way."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM
+    ):
+        return True
+    text = str(error).lower()
+    runtime = isinstance(error, RuntimeError) or type(error).__name__ == "RuntimeException"
+    return runtime and ("alloc" in text or "out of memory" in text)
 
 
 def decide(

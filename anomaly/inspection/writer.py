@@ -1,14 +1,20 @@
-"""What an inspection leaves behind: verdicts, heatmaps, raw maps, a summary and the report."""
+"""What an inspection leaves behind: verdicts, heatmaps, raw maps, a summary and the report.
+
+Pictures of a photo are on disk before its verdict is, and its verdict is one line of the journal: whatever
+kills the program, `resume` goes on behind the last whole line, and ends with the files that an uninterrupted
+run would have left.
+"""
 
 from __future__ import annotations
 
-import csv
-import heapq
 import json
 import os
 import re
 import shutil
-from collections import Counter
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,81 +25,141 @@ import numpy as np
 
 from anomaly.bundle import Bundle
 from anomaly.errors import DataError
+from anomaly.inspection.gallery import Gallery, Pictures
+from anomaly.inspection.identity import RUN, WORK, begun_run
+from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, TIMINGS, Journal, read_journal, write_parquet
 from anomaly.inspection.stream import Judged
-from anomaly.records import Verdict
+from anomaly.records import Decision, Verdict
 from anomaly.render import jpeg_bytes, outline, overlay, png_bytes, thumbnail
-from anomaly.report.inspection import GalleryItem, inspection_report
+from anomaly.report.inspection import inspection_report
+from anomaly.report.tally import Tally
 
-COLUMNS = (
-    "path",
-    "decision",
-    "image_score",
-    "threshold",
-    "p_value",
-    "regions",
-    "milliseconds",
-    "error",
-    "version",
-    "group",
-    "review_threshold",
-)
-GALLERY = 40
-"""Photos that the report shows: the worst ones."""
 SIDE = 360
 """Longest side of a picture in the report, px."""
-OUTPUTS = ("verdicts.jsonl", "verdicts.csv", "heatmaps", "maps", "summary.json", "report.html")
+OUTPUTS = (
+    JOURNAL, TABLE, TIMINGS, PARQUET, "heatmaps", "maps", "summary.json", "report.html", WORK
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A verdict and its pictures, encoded; None for a photo that is normal or could not be read."""
+
+    verdict: Verdict
+    heatmap: bytes | None = None
+    anomaly_map: bytes | None = None
+    gallery: Pictures | None = None
 
 
 class Writer:
-    """Writes verdicts one by one as they come, and the summary and report at the end; a context manager."""
+    """Writes verdicts one by one as they come, and the summary and report at the end; a context manager.
+
+    `draw` may be called from several threads, all else from one.
+    """
 
     def __init__(
-        self, out: Path, bundle: Bundle, *, overwrite: bool = False, group: str | None = None
+        self,
+        out: Path,
+        bundle: Bundle,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        group: str | None = None,
+        run: dict[str, Any] | None = None,
     ) -> None:
-        """For photos of `group`. Raises DataError where `out` holds an earlier inspection, unless
-        `overwrite`, or is no folder."""
+        """For photos of `group`. `run` says what is inspected, see `run_of`; `resume` goes on with an
+        unfinished one that said the same, or begins it. Raises DataError where `out` holds another inspection
+        and not `overwrite`, or cannot be written."""
+        run = run or {}
+        begun = begun_run(out)
+        going_on = resume and begun is not None
         there = [name for name in OUTPUTS if (out / name).exists()]
-        if there and not overwrite:
+        if going_on and begun is not None and begun != run:
+            changed = ", ".join(sorted(key for key in run if begun.get(key) != run[key])) or "its options"
+            raise DataError(
+                f"the unfinished inspection in {out} was of something else (changed: {changed}): resume with "
+                "the same photos, model and options, or start afresh with --overwrite"
+            )
+        if there and not overwrite and not going_on:
+            if begun is not None:
+                raise DataError(
+                    f"an unfinished inspection lies in {out}: go on with --resume, or start afresh with "
+                    "--overwrite"
+                )
             raise DataError(f"{out} already holds {there[0]}: give another --out, or --overwrite")
-        try:
-            for name in there:
-                shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-            (out / "heatmaps").mkdir(parents=True)
-            (out / "maps").mkdir()
-        except OSError as error:
-            raise DataError(f"cannot write to {out} ({error.strerror}): give another --out") from None
         self.out = out
         self.bundle = bundle
+        self.run = run
         self.policy = bundle.detector.policy
         self.group = group
         self.cut = self.policy.cut_of(group)
         self.ceiling = colour_ceiling(self.policy.normal_scores, self.cut.threshold)
-        self._jsonl = open(out / "verdicts.jsonl", "w", encoding="utf-8")  # noqa: SIM115
-        self._csv_file = open(out / "verdicts.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self._csv = csv.writer(self._csv_file)
-        self._csv.writerow(COLUMNS)
-        self._verdicts: list[Verdict] = []
-        self._worst: list[tuple[float, int, GalleryItem]] = []
+        self._tally = Tally()
+        self._milliseconds = array("f")
+        with self.writing():
+            if not going_on:
+                for name in there:
+                    shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+            for name in ("heatmaps", "maps", WORK):
+                (out / name).mkdir(parents=True, exist_ok=True)
+            write_whole(out / WORK / RUN, json.dumps(run))
+            self._journal = Journal(out, resume=going_on)
+            self._gallery = Gallery(out / WORK / "gallery")
+        for index, verdict in enumerate(read_journal(out)):
+            self._count(index, verdict)
 
-    def write(self, judged: Judged) -> Verdict:
-        """Record one verdict, with pictures where it is not normal; the verdict as recorded."""
-        fields = judged.verdict.to_dict()
-        if judged.photo is not None and judged.verdict.decision in ("anomalous", "review"):
-            fields |= self._pictures(judged)
-        verdict = Verdict(**{**fields, "regions": judged.verdict.regions})
-        self._jsonl.write(json.dumps(fields, ensure_ascii=False) + "\n")
-        self._csv.writerow([_cell(fields[column]) for column in COLUMNS])
-        self._jsonl.flush()
-        self._csv_file.flush()
-        self._verdicts.append(verdict)
+    @property
+    def counts(self) -> Mapping[Decision, int]:
+        """Photos that are recorded, by decision."""
+        return self._tally.counts
+
+    @property
+    def done(self) -> int:
+        """Photos that are recorded."""
+        return self._journal.count
+
+    def draw(self, judged: Judged) -> Drawn:
+        """Encode the pictures of what is not normal; the photo and its map are no longer needed then."""
+        verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
+        if photo is None or values is None or verdict.decision not in ("anomalous", "review"):
+            return Drawn(verdict)
+        assert verdict.image_score is not None
+        threshold = self.cut.threshold
+        seen = self.policy.seen(values)
+        heat = overlay(photo, seen, threshold, self.ceiling)
+        pictures: Pictures | None = None
+        if self._gallery.wants(verdict.image_score):
+            expected = self.bundle.detector.expected(photo)
+            low = threshold if verdict.decision == "anomalous" else self.cut.lowest
+            pictures = {
+                "original": jpeg_bytes(thumbnail(photo, SIDE)),
+                "heatmap": jpeg_bytes(thumbnail(heat, SIDE)),
+                "outline": jpeg_bytes(thumbnail(outline(photo, seen, low), SIDE)),
+                "expected": None if expected is None else jpeg_bytes(expected),
+            }
+        return Drawn(verdict, png_bytes(heat), bytes(cv2.imencode(".tiff", values)[1]), pictures)
+
+    def write(self, drawn: Drawn) -> Verdict:
+        """Record one verdict, its pictures first; the verdict as recorded. Raises DataError where the disk is
+        full or gone: what was recorded before stays whole."""
+        verdict, index = drawn.verdict, self.done
+        with self.writing():
+            if drawn.heatmap is not None and drawn.anomaly_map is not None:
+                stem = f"{index:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(verdict.path).stem)[:60]}"
+                verdict = replace(verdict, heatmap=f"heatmaps/{stem}.png", anomaly_map=f"maps/{stem}.tiff")
+                (self.out / f"heatmaps/{stem}.png").write_bytes(drawn.heatmap)
+                (self.out / f"maps/{stem}.tiff").write_bytes(drawn.anomaly_map)
+                self._gallery.store(index, drawn.gallery or {})
+            self._journal.append(verdict.to_dict(), verdict.milliseconds)
+            self._count(index, verdict)
         return verdict
 
-    def finish(self, *, interrupted: bool = False) -> dict[str, Any]:
-        """Write summary and report; the summary."""
+    def finish(self, *, interrupted: bool = False, parquet: bool = False) -> dict[str, Any]:
+        """Write summary and report; the summary. An interrupted inspection can be resumed."""
         policy, calibration = self.policy, self.bundle.detector.calibration
-        counts = Counter(verdict.decision for verdict in self._verdicts)
+        counts = self._tally.counts
         summary: dict[str, Any] = {
-            "photos": len(self._verdicts),
+            "photos": self.done,
             **{decision: counts[decision] for decision in ("normal", "review", "anomalous", "error")},
             "interrupted": interrupted,
             "version": policy.version,
@@ -106,14 +172,20 @@ class Writer:
             "ceiling": self.ceiling,
             "model": self.bundle.path.name,
             "model_hash": self.bundle.model_hash,
-            "milliseconds_median": _median([v.milliseconds for v in self._verdicts]),
+            "milliseconds_median": float(np.median(self._milliseconds)) if self._milliseconds else None,
             "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "run": self.run,
         }
-        _write_whole(self.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
-        gallery = [item for _, _, item in self._worst]
-        facts = model_facts(self.bundle)
-        page = inspection_report(summary, self._verdicts, policy.normal_scores, gallery, facts)
-        _write_whole(self.out / "report.html", page)
+        with self.writing():
+            if parquet:
+                write_parquet(self.out)
+            facts = model_facts(self.bundle)
+            gallery = self._gallery.items()
+            page = inspection_report(summary, self._tally, policy.normal_scores, gallery, facts)
+            write_whole(self.out / "report.html", page)
+            write_whole(self.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))
+            if not interrupted:
+                shutil.rmtree(self.out / WORK)
         return summary
 
     def __enter__(self) -> Writer:
@@ -122,36 +194,24 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._jsonl.close()
-        self._csv_file.close()
+        self._journal.close()
 
-    def _pictures(self, judged: Judged) -> dict[str, str]:
-        """Write overlay and raw map; keep small pictures for the report if this is one of the worst."""
-        verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
-        assert photo is not None and values is not None and verdict.image_score is not None
-        threshold = self.cut.threshold
-        index = len(self._verdicts)
-        stem = f"{index:06d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', Path(verdict.path).stem)[:60]}"
-        seen = self.policy.seen(values)
-        heat = overlay(photo, seen, threshold, self.ceiling)
-        (self.out / "heatmaps" / f"{stem}.png").write_bytes(png_bytes(heat))
-        cv2.imwrite(str(self.out / "maps" / f"{stem}.tiff"), values)
-        entry = (verdict.image_score, -index)
-        if len(self._worst) < GALLERY or entry > self._worst[0][:2]:
-            expected = self.bundle.detector.expected(photo)
-            low = threshold if verdict.decision == "anomalous" else self.cut.lowest
-            item = GalleryItem(
-                verdict.path,
-                verdict,
-                jpeg_bytes(thumbnail(photo, SIDE)),
-                jpeg_bytes(thumbnail(heat, SIDE)),
-                jpeg_bytes(thumbnail(outline(photo, seen, low), SIDE)),
-                None if expected is None else jpeg_bytes(expected),
-            )
-            heapq.heappush(self._worst, (*entry, item))
-            if len(self._worst) > GALLERY:
-                heapq.heappop(self._worst)
-        return {"heatmap": f"heatmaps/{stem}.png", "anomaly_map": f"maps/{stem}.tiff"}
+    def _count(self, index: int, verdict: Verdict) -> None:
+        self._tally.add(verdict)
+        if verdict.milliseconds is not None:
+            self._milliseconds.append(verdict.milliseconds)
+        if verdict.heatmap is not None:
+            self._gallery.add(index, verdict)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write to {self.out} ({error.strerror or error}): make room there, or give another "
+                "--out; every verdict that was recorded is kept, go on with --resume"
+            ) from None
 
 
 def colour_ceiling(scores: np.ndarray[Any, np.dtype[np.float64]], threshold: float) -> float:
@@ -178,21 +238,8 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return json.dumps(value)
-    if isinstance(value, str) and value[:1] in "=+-@\t\r":
-        return "'" + value  # a spreadsheet would run it
-    return value
-
-
-def _median(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.median(known)) if known else None
-
-
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write `path` as a whole or not at all."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(fresh, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,11 @@ from anomaly.records import Decision, Verdict
 from anomaly.render import legend
 from anomaly.report import DASH, facts, number, render_page, visible
 from anomaly.report.charts import histogram
+from anomaly.report.tally import MOST_ROWS, Tally, worst_first
 
-MOST_ROWS = 500
 MOST_REGIONS = 5
 FAR = 5
 """Scores beyond so many times the threshold share the histogram's last bar."""
-RANK = {"anomalous": 0, "review": 1, "error": 2, "normal": 3}
 WORDS = {"anomalous": "anomalous", "review": "review", "error": "not read", "normal": "normal"}
 
 
@@ -51,7 +50,7 @@ class GalleryItem:
 
 def inspection_report(
     summary: Mapping[str, Any],
-    verdicts: Iterable[Verdict],
+    tally: Tally,
     calibration_scores: NDArray[np.floating],
     gallery: Sequence[GalleryItem],
     model: Mapping[str, Any],
@@ -63,8 +62,6 @@ def inspection_report(
     `model` maps facts to values (text, number, size, mapping); its `name` stands in the heading too. The
     gallery is shown whole.
     """
-    ranked = sorted(verdicts, key=_worst_first)
-    counts = Counter(verdict.decision for verdict in ranked)
     threshold, calibration = float(summary["threshold"]), np.asarray(calibration_scores, np.float64)
     return render_page(
         "inspection.html",
@@ -72,14 +69,14 @@ def inspection_report(
         model=model,
         model_facts=facts(model),
         threshold_facts=_threshold_facts(summary),
-        headline=_headline(counts),
-        counts=counts,
-        total=len(ranked),
-        chart=_score_chart(ranked, calibration, threshold, summary.get("review_threshold")),
+        headline=_headline(tally.counts),
+        counts=tally.counts,
+        total=tally.total,
+        chart=_score_chart(tally.scores, calibration, threshold, summary.get("review_threshold")),
         scale=Markup(legend(threshold, float(summary["ceiling"]))),
-        gallery=sorted(gallery, key=lambda item: _worst_first(item.verdict)),
-        unread=[verdict for verdict in ranked if verdict.decision == "error"],
-        ranked=ranked,
+        gallery=sorted(gallery, key=lambda item: worst_first(item.verdict)),
+        unread=tally.unread,
+        ranked=tally.ranked,
         p_sentence=lambda verdict: _p_value_sentence(verdict, calibration),
         multiple=lambda score: _multiple(score, threshold),
         split=_split,
@@ -101,11 +98,6 @@ def _threshold_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("target_fpr") is not None:
         facts.append(("False alarms allowed for", f"{100 * summary['target_fpr']:.4g} %"))
     return [*facts, ("Calibration photos", number(summary["n_calibration"]))]
-
-
-def _worst_first(verdict: Verdict) -> tuple[int, float, str]:
-    score = verdict.image_score
-    return RANK[verdict.decision], 0.0 if score is None else -score, verdict.path
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -135,12 +127,11 @@ def _be(count: int) -> str:
 
 
 def _score_chart(
-    verdicts: Sequence[Verdict],
+    inspected: NDArray[np.float64],
     calibration: NDArray[np.float64],
     threshold: float,
     review_threshold: float | None,
 ) -> Markup:
-    inspected = np.array([v.image_score for v in verdicts if v.image_score is not None], np.float64)
     inspected, calibration = inspected[np.isfinite(inspected)], calibration[np.isfinite(calibration)]
     marks = {f"threshold {threshold:.4g}": threshold}
     if review_threshold is not None:

@@ -1,0 +1,59 @@
+"""The worst photos of an inspection, for its report: kept on disk as they come, so that none is lost when the
+program is killed or the photo is moved away."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from pathlib import Path
+
+from anomaly.records import Verdict
+from anomaly.report.inspection import GalleryItem
+
+SIZE = 40
+"""Photos that the report shows."""
+PICTURES = ("original", "heatmap", "outline", "expected")
+
+Pictures = Mapping[str, bytes | None]
+"""Picture by name, one of PICTURES each; None where the model draws no such picture."""
+
+
+class Gallery:
+    """At most SIZE photos, those of the highest scores; of equal ones the earlier."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._worst: list[tuple[float, int, Verdict]] = []
+
+    def wants(self, score: float) -> bool:
+        """Whether a photo of this score may enter. Once False it stays so."""
+        return len(self._worst) < SIZE or score > self._worst[0][0]
+
+    def store(self, index: int, pictures: Pictures) -> None:
+        """Keep the pictures of photo number `index`, before it is recorded."""
+        for name, data in pictures.items():
+            if data is not None:
+                self._path(index, name).write_bytes(data)
+
+    def add(self, index: int, verdict: Verdict) -> None:
+        """Enter a photo that is recorded, if it is among the worst; drop the one that no longer is."""
+        assert verdict.image_score is not None
+        heapq.heappush(self._worst, (verdict.image_score, -index, verdict))
+        if len(self._worst) > SIZE:
+            _, gone, _ = heapq.heappop(self._worst)
+            for name in PICTURES:
+                self._path(-gone, name).unlink(missing_ok=True)
+
+    def items(self) -> list[GalleryItem]:
+        """The photos with their pictures."""
+        found = []
+        for _, negative, verdict in self._worst:
+            paths = [self._path(-negative, name) for name in PICTURES]
+            data = [path.read_bytes() if path.exists() else None for path in paths]
+            if data[0] is not None and data[1] is not None and data[2] is not None:
+                found.append(GalleryItem(verdict.path, verdict, data[0], data[1], data[2], data[3]))
+        return found
+
+    def _path(self, index: int, name: str) -> Path:
+        return self._folder / f"{index:06d}.{name}.jpg"

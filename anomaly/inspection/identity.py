@@ -1,0 +1,71 @@
+"""Which inspection a folder of results belongs to, so that only that one goes on in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from anomaly.bundle import Bundle
+
+WORK = ".inspection"
+"""Folder of what only an unfinished inspection needs."""
+RUN = "run.json"
+
+
+def run_of(bundle: Bundle, photos: Sequence[Path], runtime: str, group: str | None = None) -> dict[str, Any]:
+    """What makes two runs one inspection: the photos, in order, the model, what decides and what scores."""
+    paths = hashlib.sha256()
+    for path in photos:
+        paths.update(os.fsencode(path) + b"\0")
+    return {
+        "photos": len(photos),
+        "paths": paths.hexdigest(),
+        "model": bundle.model_hash,
+        "threshold_version": bundle.detector.policy.version,
+        "group": group,
+        "runtime": runtime,
+    }
+
+
+def watch_of(bundle: Bundle, folder: Path, group: str | None = None) -> dict[str, Any]:
+    """What makes two runs of `watch` one: the folder, the model and what decides, whatever scores."""
+    return {
+        "watched": os.path.realpath(folder),
+        "model": bundle.model_hash,
+        "threshold_version": bundle.detector.policy.version,
+        "group": group,
+    }
+
+
+def begun_run(out: Path) -> dict[str, Any] | None:
+    """What the unfinished inspection in `out` said of itself; None where there is none."""
+    try:
+        run = json.loads((out / WORK / RUN).read_bytes())
+    except (OSError, ValueError):
+        return {} if (out / WORK).is_dir() else None
+    return run if isinstance(run, dict) else {}
+
+
+def begun_runtime(out: Path) -> str | None:
+    """What scored the photos of the inspection in `out`, finished or not; None where that is not known."""
+    run = begun_run(out)
+    if run is None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            run = json.loads((out / "summary.json").read_bytes())["run"]
+    runtime = (run or {}).get("runtime")
+    return runtime if isinstance(runtime, str) else None
+
+
+def finished_run(out: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of the inspection `run` if `out` holds it whole, else None."""
+    try:
+        summary = json.loads((out / "summary.json").read_bytes())
+        whole = not summary["interrupted"] and summary["run"] == run and not (out / WORK).exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(summary) if whole else None
