@@ -110,6 +110,8 @@ def test_a_fit_and_its_evaluation_are_one_mlflow_run(
     code, stdout, stderr = run(capfd, "probe", product, "--model", "m", "--out", "v", *few, "--json")
     assert code == 0, stderr
     probed = json.loads(stdout)
+    code, _, stderr = run(capfd, "pod", product, "--model", "m", "--out", "filed")
+    assert code == 0 and "not tracked" not in stderr, stderr
 
     from mlflow import MlflowClient
 
@@ -126,7 +128,10 @@ def test_a_fit_and_its_evaluation_are_one_mlflow_run(
     assert logged.data.metrics["visibility.embedding.spot"] == spot
     assert len(client.get_metric_history(logged.info.run_id, "loss.reconstruction")) == 20
     names = {item.path for item in client.list_artifacts(logged.info.run_id)}
-    assert names == {"heatmaps", "model", "score_histogram.svg", "visibility.html"}
+    assert names == {"heatmaps", "model", "reports", "score_histogram.svg", "visibility.html"}
+    assert logged.data.metrics["pod.false_call_rate"] == metrics["overkill_rate"]
+    (filed,) = client.list_artifacts(logged.info.run_id, "reports")
+    assert filed.path.startswith("reports/filed-")
 
 
 def test_a_tracking_server_that_is_down_costs_no_fit(

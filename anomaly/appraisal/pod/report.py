@@ -13,11 +13,13 @@ from anomaly.appraisal.sizes import WORDS, in_mm
 from anomaly.bundle import Bundle
 from anomaly.inspection.writer import model_facts
 from anomaly.quality.intervals import clopper_pearson
+from anomaly.report import number
 from anomaly.report.charts import Line, Points, line_chart
 from anomaly.report.filed import Block, Cell, FiledReport, Section, Table
 
 MOST_ROWS = 300
-SIZES = ("a50", "a90", "a90_95")
+SIZES, LABELS = ("a50", "a90", "a90_95"), ("a50", "a90", "a90/95")
+EXTRAPOLATED = "* lies outside the sizes of the defects and is extrapolated."
 
 
 def figures(study: PodStudy, bundle: Bundle) -> dict[str, Any]:
@@ -91,9 +93,8 @@ def metrics(study: PodStudy) -> dict[str, float | None]:
 def report(study: PodStudy, bundle: Bundle, command: str) -> FiledReport:
     """The report to file; `command` is what was typed."""
     options, first = study.options, study.curves[0]
-    rows = [_row(curve, options.px_per_mm) for curve in study.curves]
     result = [
-        Section("sizes that are found", [Table(_columns(options.px_per_mm), rows)]),
+        Section("sizes that are found", _size_tables(study)),
         *(Section(curve.name, _curve_blocks(curve, study)) for curve in study.curves),
     ]
     if study.missed:
@@ -136,35 +137,54 @@ def answer(study: PodStudy) -> str:
         )
         if size > first.sizes[-1]:
             text += f" That is extrapolated: the largest defect had {first.sizes[-1]:.3g} px."
-    without = [c.name for c in study.curves[1:] if c.fit is None or c.fit.a90_95 is None]
-    if without and size is not None:
+    given = {c.name: c.fit.a90_95 if c.fit else None for c in study.curves[1:]}
+    if size is None:
+        shown = [f"{name} from {_size(at, options.px_per_mm)}" for name, at in given.items() if at]
+        text += f" By themselves: {', '.join(shown)}." if shown else ""
+    elif without := [name for name, at in given.items() if at is None]:
         text += f" By themselves, these types show no such size: {', '.join(without)}."
     return text
 
 
 def _size(px: float, px_per_mm: float | None) -> str:
     mm = in_mm(px, px_per_mm)
-    return f"{px:.3g} px" if mm is None else f"{mm:.3g} mm ({px:.3g} px)"
+    return f"{_short(px)} px" if mm is None else f"{_short(mm)} mm ({_short(px)} px)"
 
 
-def _columns(px_per_mm: float | None) -> list[str]:
-    units = ["px"] if px_per_mm is None else ["px", "mm"]
-    return ["type", "defects#", "found#", *(f"{n} {u}#" for u in units for n in ("a50", "a90", "a90/95"))]
+def _size_tables(study: PodStudy) -> list[Block]:
+    """One table in px, and one in mm where the scale is known."""
+    units = {"px": 1.0}
+    if study.options.px_per_mm is not None:
+        units["mm"] = study.options.px_per_mm
+    return [
+        Table(
+            ["type", "defects#", "found#", *(f"{label} {unit}#" for label in LABELS)],
+            [[c.name, len(c.trials), c.found, *shown_sizes(c, scale)] for c in study.curves],
+            EXTRAPOLATED if unit == "px" else "",
+        )
+        for unit, scale in units.items()
+    ]
 
 
-def _row(curve: Curve, px_per_mm: float | None) -> list[Cell]:
-    sizes = [getattr(curve.fit, name) if curve.fit else None for name in SIZES]
-    shown: list[Cell] = [None if s is None else f"{s:.3g}" for s in sizes]
-    if px_per_mm is not None:
-        shown += [None if (mm := in_mm(s, px_per_mm)) is None else f"{mm:.3g}" for s in sizes]
-    return [curve.name, len(curve.trials), curve.found, *shown]
+def shown_sizes(curve: Curve, px_per_unit: float = 1.0) -> list[str | None]:
+    """a50, a90 and a90/95 of a curve; an asterisk marks what is extrapolated."""
+    shown: list[str | None] = []
+    for name in SIZES:
+        size = getattr(curve.fit, name) if curve.fit else None
+        beyond = "" if size is None or curve.sizes[0] <= size <= curve.sizes[-1] else "*"
+        shown.append(None if size is None else _short(size / px_per_unit) + beyond)
+    return shown
+
+
+def _short(size: float) -> str:
+    return f"{size:.3g}" if size < 1000 else number(size)
 
 
 def _cards(study: PodStudy) -> list[Mapping[str, str]]:
     first, blanks = study.curves[0], study.blanks
     found = f"{first.found} of {len(first.trials)}"
     cards: list[Mapping[str, str]] = [{"value": found, "label": "defects found"}]
-    for name, label in zip(SIZES, ("a50", "a90", "a90/95"), strict=True):
+    for name, label in zip(SIZES, LABELS, strict=True):
         size = getattr(first.fit, name) if first.fit else None
         shown = "\N{EN DASH}" if size is None else _size(size, study.options.px_per_mm)
         note = "extrapolated" if size is not None and size > first.sizes[-1] else first.name
@@ -200,11 +220,13 @@ def _data(study: PodStudy, bundle: Bundle) -> list[Block]:
 
 
 def _curve_blocks(curve: Curve, study: PodStudy) -> list[Block]:
-    blocks: list[Block] = []
-    if curve.fit:
-        blocks.append(_chart(curve, study.options.confidence))
-    blocks.append(Table(_columns(study.options.px_per_mm)[1:], [_row(curve, study.options.px_per_mm)[1:]]))
-    return [*blocks, *curve.warnings, *([f"Fitted: {curve.fit.method}"] if curve.fit else [])]
+    if curve.fit is None:
+        return [*curve.warnings]
+    sizes = (getattr(curve.fit, name) for name in SIZES)
+    shown = (None if size is None else _size(size, study.options.px_per_mm) for size in sizes)
+    facts = {"found": f"{curve.found} of {len(curve.trials)}", **dict(zip(LABELS, shown, strict=True))}
+    chart = _chart(curve, study.options.confidence)
+    return [chart, facts, *curve.warnings, f"Fitted: {curve.fit.method}"]
 
 
 def _chart(curve: Curve, confidence: float) -> Markup:
@@ -212,7 +234,7 @@ def _chart(curve: Curve, confidence: float) -> Markup:
     fitted, lower, upper = curve.pod
     marks = {
         f"{label} {size:.3g} px": size
-        for name, label in zip(SIZES[1:], ("a90", "a90/95"), strict=True)
+        for name, label in zip(SIZES[1:], LABELS[1:], strict=True)
         if (size := getattr(curve.fit, name)) is not None
         and curve.sizes[0] / 4 <= size <= curve.sizes[-1] * 4
     }
