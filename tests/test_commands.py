@@ -119,7 +119,7 @@ def test_a_fit_and_its_evaluation_are_one_mlflow_run(
     logged = client.get_run(fitted["mlflow"]["run_id"])
     assert logged.info.status == "FINISHED"
     assert logged.data.params["augmentation_strength"] == "0.3"
-    assert logged.data.params["embedding_size"] == "128"
+    assert logged.data.params["embedding_size"] == "256"
     assert logged.data.params["scorers.reconstruction.steps"] == "20"
     assert logged.data.metrics["image_auroc"] == metrics["image_auroc"]
     assert logged.data.metrics["threshold"] == fitted["threshold"]

@@ -11,6 +11,7 @@ from conftest import draw_photo
 from test_commands import run
 from test_report import Page
 
+from anomaly.appraisal.gauge.parts import read_parts
 from anomaly.bundle import read_bundle
 from anomaly.policy.policy import Cut
 
@@ -54,6 +55,14 @@ def test_a_study_is_filed_with_limits_kappa_and_knapp(capfd, parts, model, tmp_p
     assert page.tags().count("circle") == 21
     for word in ("Miss rate", "unacceptable", "Knapp", "2% / 5%", "kappa", "Signatures", "bad/part0"):
         assert word.lower() in page.text.lower()
+
+
+def test_numbered_folders_are_parts_and_words_are_references(tmp_path):
+    for name in ("0/a.png", "1/a.png", "NG/1/a.png", "ok/line 2/7/a.png", "ok/line 2/7/b.PNG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = {part.name: (part.defective, len(part.photos)) for part in read_parts(tmp_path)}
+    assert found == {"0": (None, 1), "1": (None, 1), "NG/1": (True, 1), "ok/line 2/7": (False, 2)}
 
 
 def write(parts, file, rows):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from conftest import SPOT, draw_photo
 from test_commands import run
 from test_report import Page
 
+from anomaly.appraisal.pod.report import answer
+from anomaly.appraisal.pod.study import Options
 from anomaly.appraisal.sizes import defect_size
 
 
@@ -94,7 +97,7 @@ def test_curves_of_real_masks_are_filed(capfd, graded, model, tmp_path):
 def test_defects_of_one_size_get_a_sentence_and_an_earlier_report_is_kept(capfd, product, model, tmp_path):
     code, stdout, stderr = pod(capfd, product, model, tmp_path, "--size", "root-area", "--link", "probit")
     assert code == 0, stderr
-    assert stdout.startswith("These data show no size from which defects are found with 90 % probability.")
+    assert stdout.startswith("These data show no size from which defects are found with 90 % probability")
     assert re.search(r"spot: 6 of 6 found, a50 -, a90 -, a90/95 -\n", stdout)
     assert f"report: {tmp_path / 'report.html'}" in stderr
     told = json.loads((tmp_path / "result.json").read_text())
@@ -139,6 +142,24 @@ def test_without_masks_or_with_photos_of_the_fit_it_is_refused(capfd, copy, prod
     assert code == 2 and "px-per-mm must be a number above 0" in stderr
 
 
+def curve(name, a90_95, largest):
+    fit = None if a90_95 is None else SimpleNamespace(a90_95=a90_95)
+    return SimpleNamespace(name=name, fit=fit, sizes=np.array([1.0, largest]))
+
+
+def test_the_answer_never_promises_beyond_the_sizes_that_were_tested():
+    def said(*curves, **options):
+        return answer(SimpleNamespace(options=Options(**options), curves=curves))
+
+    shown = said(curve("all", 41.0, 60), curve("dent", 70.0, 60), curve("chip", 8.0, 60), px_per_mm=10.0)
+    assert "Defects of 4.1 mm (41 px) or more are found" in shown and "95% confidence" in shown
+    assert shown.endswith("By themselves, these types show no such size: dent.")
+    for pooled in (curve("all", 61.0, 60), curve("all", None, 60)):
+        shown = said(pooled, curve("dent", None, 60), curve("chip", 8.0, 60))
+        assert shown.startswith("These data show no size") and "the largest has 60 px" in shown
+        assert shown.endswith("By themselves: chip from 8 px.")
+
+
 def test_drawn_defects_are_graded_by_size_and_contrast(capfd, product, model, tmp_path):
     held_out = product / "test/good"
     arguments = ("--synthetic", "spot", "--synthetic", "mirror", "--contrast", "5", "--contrast", "120")
@@ -168,6 +189,7 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence(capfd, product, model, tm
     for data, options, code, sentence in (
         (good, ("--synthetic", "spott"), 2, "did you mean 'spot'?"),
         (good, ("--synthetic", "brighten"), 2, "has no size: choose from"),
+        (good, ("--confidence", "95"), 2, "confidence must lie between 0.5 and 1, got 95"),
         (good, ("--contrast", "9"), 2, "--contrast is for drawn defects"),
         (good, ("--synthetic", "spot", "--contrast", "-1"), 2, "give more than 0 grey levels"),
         (good, ("--synthetic", "spot", "--defects", "1"), 2, "show no curve"),

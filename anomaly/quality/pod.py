@@ -184,8 +184,7 @@ def fit_pod(
     """
     if link not in get_args(Link):
         raise ConfigError(f"link {link!r} is not known: {nearest(str(link), get_args(Link))}")
-    if not 0.5 < confidence < 1:
-        raise ConfigError(f"confidence must lie between 0.5 and 1, got {confidence:g}: 0.95 is usual")
+    check_confidence(confidence)
     logs, found = _logs(sizes), _found(hits)
     if len(logs) != len(found):
         raise DataError(f"{len(logs)} sizes came with {len(found)} hits: give one of each for every defect")
@@ -233,6 +232,12 @@ def fit_pod(
         _surface=surface,
     )
     return replace(fit, method=_method(fit, false_calls), warnings=tuple(_warnings(fit, logs, found)))
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ConfigError for a confidence that no bound can have."""
+    if not 0.5 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0.5 and 1, got {confidence:g}: 0.95 is usual")
 
 
 def _numbers(values: ArrayLike, what: str) -> Floats:
@@ -338,8 +343,9 @@ def _warnings_on_sizes(fit: PodFit, small: float, large: float) -> Iterator[str]
     surface, top = fit._surface, fit.parameters["upper_asymptote"]
     p_value = f"likelihood-ratio test p = {fit.asymptote_p_value or 0:.2g}"
     if fit.penalised:
+        to = "one share of hits at any size" if surface.likelihood.ceiling else "hits"
         yield (
-            "The best fit is a step from misses to hits, where maximum likelihood has no finite slope: "
+            f"The best fit is a step from misses to {to}, where maximum likelihood has no finite slope: "
             "Firth's penalised likelihood was used; add defects of about the size of the step."
         )
     if not surface.bounded:

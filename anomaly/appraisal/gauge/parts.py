@@ -17,6 +17,8 @@ REFERENCE = {
     **{"ok": False, "ng": True, "nok": True, "defective": True},
 }
 """Word for the reference decision -> whether the part is defective."""
+FOLDERS = {word: defective for word, defective in REFERENCE.items() if not word.isdigit()}
+"""The same for names of folders, where a number is the number of a part."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,15 @@ def _from_folder(root: Path) -> list[PartPhotos]:
     parts: dict[str, PartPhotos] = {}
     for photo in find_images(root):
         folders = photo.relative_to(root).parts[:-1]
-        defective = REFERENCE.get(folders[0].lower()) if folders else None
+        defective = FOLDERS.get(folders[0].lower()) if folders else None
         if len(folders) <= (defective is not None):
             raise DataError(
                 f"{one_line(photo)} stands in no folder of a part: put the photos of each part into a folder "
                 "of their own"
             )
         name = "/".join(folders)
-        parts.setdefault(name, PartPhotos(name, defective=defective)).photos.append(
-            Sample(photo, "test", None)
-        )
+        part = parts.setdefault(name, PartPhotos(name, defective=defective))
+        part.photos.append(Sample(photo, "test", None))
     return list(parts.values())
 
 

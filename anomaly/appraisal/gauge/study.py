@@ -15,6 +15,7 @@ from anomaly.evaluation import refuse_seen
 from anomaly.models.training import Progress, Silent
 from anomaly.quality.agreement import Part
 from anomaly.quality.gauge import GaugeStudy, gauge_study
+from anomaly.quality.intervals import exact_share
 from anomaly.records import Sample
 from anomaly.report.filed import Pictures
 
@@ -50,6 +51,7 @@ def gauge_of(
     progress: Progress | None = None,
 ) -> GaugeResult:
     """Judge all photos of the parts. Raises DataError where none can be read, or one is from the fit."""
+    exact_share("confidence", confidence)
     progress = progress or Silent()
     samples = [photo for part in given for photo in part.photos]
     refuse_seen(bundle, samples)

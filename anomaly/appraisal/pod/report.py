@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from anomaly.appraisal.judging import policy_facts
@@ -127,18 +128,22 @@ def report(study: PodStudy, bundle: Bundle, command: str) -> FiledReport:
 def answer(study: PodStudy) -> str:
     """The result in a sentence or two."""
     options, first = study.options, study.curves[0]
-    size = first.fit.a90_95 if first.fit else None
-    if size is None:
-        text = "These data show no size from which defects are found with 90 % probability."
+    size, largest = first.fit.a90_95 if first.fit else None, float(first.sizes[-1])
+    if size is not None and size <= largest:
+        text = (
+            f"Defects of {_size(size, options.px_per_mm)} or more are found with a probability of 90 % or "
+            f"more, with {options.confidence:.0%} confidence."
+        )
     else:
         text = (
-            f"Defects of {_size(size, options.px_per_mm)} are found with a probability of 90 % or more, with "
-            f"{options.confidence:.0%} confidence."
+            "These data show no size from which defects are found with 90 % probability: the largest has "
+            f"{_size(largest, options.px_per_mm)}."
         )
-        if size > first.sizes[-1]:
-            text += f" That is extrapolated: the largest defect had {first.sizes[-1]:.3g} px."
-    given = {c.name: c.fit.a90_95 if c.fit else None for c in study.curves[1:]}
-    if size is None:
+    given = {
+        c.name: c.fit.a90_95 if c.fit and (c.fit.a90_95 or np.inf) <= c.sizes[-1] else None
+        for c in study.curves[1:]
+    }
+    if size is None or size > largest:
         shown = [f"{name} from {_size(at, options.px_per_mm)}" for name, at in given.items() if at]
         text += f" By themselves: {', '.join(shown)}." if shown else ""
     elif without := [name for name, at in given.items() if at is None]:

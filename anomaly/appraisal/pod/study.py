@@ -19,7 +19,7 @@ from anomaly.bundle import Bundle
 from anomaly.errors import DataError
 from anomaly.inspection.stream import Judged
 from anomaly.models.training import Progress
-from anomaly.quality.pod import Link, PodFit, fit_pod
+from anomaly.quality.pod import Link, PodFit, check_confidence, fit_pod
 from anomaly.report.filed import Pictures
 
 POOLED = "all types"
@@ -41,6 +41,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_scale(self.px_per_mm)
+        check_confidence(self.confidence)
 
 
 @dataclass(frozen=True, slots=True)
