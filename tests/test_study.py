@@ -119,9 +119,13 @@ def test_a_study_recommends_and_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(product / "train/good", "photos")
+    names = sorted(path.name for path in Path("photos").iterdir())
+    rows = [f"photos/{name},train,normal,lot{i // 5}" for i, name in enumerate(names)]
+    Path("lots.csv").write_text("\n".join(["path,split,label,group", *rows]))
     arguments = (
-        "study", product, "--out", "s", "--strengths", "0,0.6", "--sizes", "8", "--seeds", 1, "--photos", 2,
-        "--magnitudes", 2, "--probes", "spot,grain", "--workers", 1, "--json", *SMALL,
+        "study", "lots.csv", "--out", "s", "--strengths", "0,0.6", "--sizes", "8", "--seeds", 1,
+        "--photos", 2, "--magnitudes", 2, "--probes", "spot,grain", "--workers", 1, "--json", *SMALL,
     )  # fmt: skip
     code, stdout, stderr = run(capfd, *arguments)
     assert code == 0, stderr
@@ -130,6 +134,10 @@ def test_a_study_recommends_and_goes_on_where_it_stopped(
     assert all(0 <= one["suppression_index"] <= 1 for one in found["cells"])
     assert {"uniformity", "effective_rank", "score_in_top_subspace"} <= set(found["cells"][0]["diagnostics"])
     assert "alignment" in found["cells"][1]["diagnostics"]
+    course = found["cells"][0]["diagnostics"]["group_accuracy"]
+    assert list(course["by_step"]) == ["1", "2", "4", "5"]
+    assert all(0 <= value <= 1 for value in course["by_step"].values()) and "chance" in course["reading"]
+    assert found["cells"][0]["held_out"] == 5  # one whole lot
     written = yaml.safe_load(Path("s/config.yaml").read_text())
     assert written["contrastive"]["augmentation_strength"] == found["recommended"]["augmentation_strength"]
     assert RunConfig.load(Path("s/config.yaml")).contrastive.embedding_size == 8
