@@ -6,6 +6,7 @@ scorer.<name>.safetensors each branch
 statistics.safetensors    what maps are standardised by
 picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
 calibration.json          score of every calibration photo
+calibration.safetensors   anomaly map of each, from which thresholds under region rules are chosen
 reference/                some calibration photos
 
 What decides may change after the fit: its versions lie beside the model, in <folder>.versions.
@@ -17,7 +18,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from anomaly.data.geometry import Geometry
 from anomaly.data.images import one_line
 from anomaly.detector import Detector, score_patches
 from anomaly.errors import AnomalyError, BundleError
-from anomaly.maps import MapStatistics
+from anomaly.maps import Map, MapStatistics
 from anomaly.models.autoencoder import PixelAutoencoder
 from anomaly.models.backbones import BACKBONES, build_backbone
 from anomaly.models.encoder import Encoder
@@ -68,7 +69,9 @@ class Bundle:
     manifest: Json
     detector: Detector
     calibration_photos: list[Json]
-    """path, sha256, group and image_score of each calibration photo."""
+    """path, sha256, group, size and image_score of each calibration photo."""
+    calibration_maps: list[Map]
+    """Anomaly map (h, w) of each, standardised by the others; none in models of earlier versions."""
 
     @property
     def model_hash(self) -> str:
@@ -81,7 +84,12 @@ class Bundle:
 
 
 def write_bundle(
-    folder: Path, detector: Detector, facts: Json, calibration_photos: list[Json], reference: list[Any]
+    folder: Path,
+    detector: Detector,
+    facts: Json,
+    calibration_photos: list[Json],
+    calibration_maps: Sequence[Map],
+    reference: list[Any],
 ) -> None:
     """Write the model into the new folder `folder`, whole or not at all.
 
@@ -101,6 +109,8 @@ def write_bundle(
     files["statistics.safetensors"] = save_tensors(_plain(statistics))
     if detector.picture is not None:
         files["picture.safetensors"] = save_tensors(_plain(detector.picture.state_dict()))
+    maps = {str(index): torch.from_numpy(values) for index, values in enumerate(calibration_maps)}
+    files["calibration.safetensors"] = save_tensors(_plain(maps))
     files["calibration.json"] = json.dumps(calibration_photos, indent=1, ensure_ascii=False).encode()
     for index, photo in enumerate(reference):
         files[f"reference/{index}.png"] = png_bytes(photo)
@@ -153,6 +163,10 @@ def read_bundle(folder: Path) -> Bundle:
             name: MapStatistics(loaded[f"{name}.mean"].numpy(), loaded[f"{name}.spread"].numpy())
             for name in scorers
         }
+        maps: list[Map] = []
+        if "calibration.safetensors" in files:
+            kept = _tensors(files, "calibration.safetensors")
+            maps = [kept[str(index)].numpy() for index in range(len(photos))]
         picture = None
         if "picture.safetensors" in files:
             weights = _tensors(files, "picture.safetensors")
@@ -180,7 +194,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder} does not hold a model that fits together ({reason}): fit it again"
         ) from None
-    return Bundle(folder, manifest, detector, photos)
+    return Bundle(folder, manifest, detector, photos, maps)
 
 
 def _backbone_name(manifest: Json) -> str:

@@ -87,6 +87,26 @@ def test_the_commands_of_the_inspection_page_run_as_written(
     assert len((tmp_path / "results/verdicts.jsonl").read_text().splitlines()) == 6
 
 
+def test_thresholds_are_tuned_as_written(
+    capfd: pytest.CaptureFixture[str],
+    product: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, "models/cap")
+    shutil.copytree(product, "dataset")
+    shutil.rmtree("dataset/train")
+    (tmp_path / "dataset/train/good").mkdir(parents=True)
+    written = commands("docs/thresholds.md")
+    assert [words[1] for words in written] == ["tune"] * 6 + ["audit"] * 2
+    for words in written:
+        code, _, stderr = run(capfd, *words[1:])
+        assert code == 0, stderr
+    assert len(list(tmp_path.glob("models/cap.versions/version-*.html"))) == 3
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"`?make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from anomaly.cli import (
+    audit,
     compare,
     components,
     evaluate,
@@ -18,6 +19,7 @@ from anomaly.cli import (
     pod,
     probe,
     study,
+    tune,
     watch,
 )
 from anomaly.errors import AnomalyError
@@ -42,6 +44,8 @@ app.command("inspect")(inspect.command)
 app.command("watch")(watch.command)
 app.command("export")(export.command)
 app.command("evaluate")(evaluate.command)
+app.add_typer(tune.app, name="tune")
+app.add_typer(audit.app, name="audit")
 app.command("probe")(probe.command)
 app.command("gauge")(gauge.command)
 app.command("pod")(pod.command)

@@ -21,8 +21,15 @@ def typed_command() -> str:
     return shlex.join(["anomaly", *sys.argv[1:]])
 
 
-def track(bundle: Bundle, metrics: Mapping[str, float | None], page: Path | None = None) -> None:
-    """Add metrics, and a report's page under its name and time, to the model's MLflow run."""
+def track(
+    bundle: Bundle,
+    metrics: Mapping[str, float | None],
+    page: Path | None = None,
+    *,
+    tags: Mapping[str, object] | None = None,
+    name: str | None = None,
+) -> None:
+    """Add metrics, tags, and a report's page under its name and time, to the model's MLflow run."""
     from anomaly.tracking import Run
 
     place = bundle.manifest["mlflow"]
@@ -30,9 +37,12 @@ def track(bundle: Bundle, metrics: Mapping[str, float | None], page: Path | None
         return
     config = bundle.detector.config.tracking.model_copy(update={"uri": place["uri"]})
     run = Run(config, place["run_id"])
-    run.metrics({re.sub(r"[^\w./ -]", "_", name): value for name, value in metrics.items()})
+    run.tags(tags or {})
+    run.metrics({re.sub(r"[^\w./ -]", "_", key): value for key, value in metrics.items()})
     if page is not None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        run.text(page.read_text(encoding="utf-8"), f"reports/{page.parent.resolve().name}-{stamp}.html")
+        run.text(
+            page.read_text(encoding="utf-8"), f"reports/{name or page.parent.resolve().name}-{stamp}.html"
+        )
     if run.trouble:
         say(f"not tracked: {run.trouble}")

@@ -26,6 +26,12 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def show(text: str) -> None:
+    """A line of the result, for people, on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def result(fields: dict[str, Any]) -> None:
     """One JSON object on a line of stdout."""
     sys.stdout.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")

@@ -81,7 +81,8 @@ def fit(
             say(f"{len(result.skipped)} training photos could not be read and were left out: {first}")
         facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
         rows, reference = _calibration_photos(result)
-        write_bundle(out, result.detector, facts, rows, reference)
+        maps = [scores.anomaly_map for scores in result.calibration_scores]
+        write_bundle(out, result.detector, facts, rows, maps, reference)
         bundle = read_bundle(out)
         _log(tracking, bundle, result)
         tracking.end()
@@ -171,10 +172,13 @@ def _calibration_photos(result: FitResult) -> tuple[list[dict[str, Any]], list[A
             "path": str(sample.path),
             "sha256": fingerprint(sample.path),
             "group": sample.group,
+            "size": size,
             "image_score": scores.image_score,
             "branch_scores": scores.branch_scores,
         }
-        for sample, scores in zip(result.calibration, result.calibration_scores, strict=True)
+        for sample, scores, size in zip(
+            result.calibration, result.calibration_scores, result.calibration_sizes, strict=True
+        )
     ]
     order = np.argsort([scores.image_score for scores in result.calibration_scores])
     places = dict.fromkeys(int(order[round(q * (len(order) - 1))]) for q in (0.5, 0.9, 1.0))

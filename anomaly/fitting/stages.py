@@ -43,6 +43,8 @@ class FitResult:
     """Path of every training photo that could not be read -> why."""
     losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    calibration_sizes: list[tuple[int, int]] = field(default_factory=list)
+    """(H, W) of each calibration photo."""
 
 
 @dataclass
@@ -104,7 +106,8 @@ class Fit:
             picture,
             Policy.born(threshold),
         )
-        return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds)
+        shapes = [sizes[sample] for sample in held_out]
+        return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds, shapes)
 
     def _readable(
         self, samples: list[Sample], white_level: float | None

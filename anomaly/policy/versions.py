@@ -48,6 +48,10 @@ class Versions:
     def log(self) -> AuditLog:
         return AuditLog(self.folder / "audit.jsonl")
 
+    def report(self, number: int) -> Path:
+        """Where the report of a version lies."""
+        return self.folder / f"version-{number:04d}.html"
+
     def records(self) -> list[Json]:
         """Every record of the verified log, oldest first; that of version n is at n - 1."""
         records = self.log.entries()

@@ -1,0 +1,1 @@
+"""From what a quality engineer asks to a version of the policy, with the evidence for it."""

@@ -1,0 +1,220 @@
+"""What was tuned, for the terminal and for the file of a quality department."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anomaly.errors import DataError
+from anomaly.quality.thresholds import OperatingPoint
+from anomaly.report.charts import histogram
+from anomaly.report.filed import Block, FiledReport, Section, Table, filed_page
+from anomaly.tuning.points import Row, percent
+from anomaly.tuning.tune import Tuned
+
+COLUMNS = ("", "threshold#", "overkill#", "escapes#", "reviewed#", "figures")
+FAIR, OPTIMISTIC = "fair", "optimistic"
+METHOD = (
+    "A photo is anomalous when its score is above the threshold, and to be reviewed when it lies in the band "
+    "below it. A promise rests on order statistics: among n normal ones of which k lie above the threshold, "
+    "the rate of others like them follows a beta distribution, whatever the scores are like; k is chosen so "
+    "that the rate is kept with the stated confidence. The same holds for anomalous ones below it.",
+    "Counts called fair are of photos that did not choose the threshold: in five folds, photos of one group "
+    "together, each fold is judged by the threshold that the others choose. Counts called optimistic are of "
+    "the photos that chose it. Intervals are exact (Clopper and Pearson).",
+)
+
+
+def plain_table(tuned: Tuned) -> str:
+    """The operating points as aligned text, the chosen one marked."""
+    rows = [[column.removesuffix("#") for column in COLUMNS]]
+    for mark, point in _all(tuned):
+        name = f"{mark} {point.wish}"
+        rows.append([name, *cells(point)] if point.point else [name, point.reason or ""])
+    widths = [max(len(row[i]) for row in rows if len(row) == len(COLUMNS)) for i in range(len(COLUMNS))]
+    lines = []
+    for row in rows:
+        if len(row) < len(COLUMNS):
+            lines.append(f"{row[0].ljust(widths[0])}  not supported: {row[1]}")
+        else:
+            padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def cells(row: Row) -> list[str]:
+    """Threshold, overkill, escapes, reviewed, kind of figures."""
+    point = row.point
+    assert point is not None
+    threshold = f"{point.threshold:.6g}"
+    reviewed = "-"
+    if point.review_threshold is not None:
+        threshold += f" (review from {point.review_threshold:.6g})"
+        reviewed = f"{point.normal_reviews} + {point.anomalous_reviews}"
+    return [
+        threshold,
+        _rate(point.overkills, point.n_normal, point.overkill_interval),
+        _rate(point.escapes, point.n_anomalous, point.escape_interval),
+        reviewed,
+        OPTIMISTIC if point.optimistic else FAIR,
+    ]
+
+
+def tuning_report(tuned: Tuned, why: str) -> FiledReport:
+    """The report of one version, or of a trial that changed nothing."""
+    record, policy, data = tuned.record, tuned.policy, tuned.data()
+    version = "a trial, nothing was changed" if record is None else f"version {record['index'] + 1}"
+    point = tuned.chosen.point
+    if policy is None or point is None:
+        answer = f"No threshold does what was asked: {tuned.chosen.reason}."
+    else:
+        answer = f"Threshold {policy.cut.threshold:.6g} ({version}). {policy.promise}"
+    names = ("source", "photos", "normal", "anomalous", "groups", "duplicates", "counted", "fingerprint")
+    asked: list[Block] = [*(f"{words[:1].upper()}{words[1:]}." for words in tuned.asked.words())]
+    facts: dict[str, object] = {"model": tuned.bundle.path.name, "model_hash": tuned.bundle.model_hash}
+    if why:
+        facts["reason"] = why
+    if record is not None:
+        facts |= {
+            "version": record["index"] + 1,
+            "signed_by": record["who"],
+            "time": record["time"],
+            "hash_of_the_log_line": record["sha256"],
+        }
+    result = [Section("the chosen threshold", _chosen(tuned))]
+    if tuned.groups:
+        result.append(Section("a threshold for each group", [_table(list(tuned.groups.values()))]))
+    result.append(Section("operating points", [_table([tuned.chosen, *tuned.rows])]))
+    if tuned.suspects:
+        result.append(
+            Section(
+                "labels worth a second look",
+                [
+                    Table(
+                        ["normal, scored highest", "anomalous, scored lowest"],
+                        list(_zip_long(*tuned.suspects.values())),
+                    )
+                ],
+            )
+        )
+    left_out = [f"Left out: {reason}" for reason in list(data["unreadable"].values())[:20]]
+    return FiledReport(
+        title="Threshold report",
+        subject=f"Model {tuned.bundle.path.name}, {version}",
+        answer=answer,
+        asked=[*asked, facts],
+        data=[{name: data[name] for name in names}, *left_out],
+        method=METHOD,
+        result=result,
+        limits=[
+            *tuned.limits,
+            "Every promise is about photos taken as these were, of parts drawn like these. After any change "
+            "of camera, light, product or model, tune again.",
+        ],
+        warnings=[str(tuned.refusal)] if tuned.refusal else (),
+        cards=_cards(point),
+    )
+
+
+def write_report(path: Path, report: FiledReport) -> str:
+    """Write the page as a whole or not at all; its HTML."""
+    page = filed_page(report)
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(page, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror}): give another --report") from None
+    return page
+
+
+def _chosen(tuned: Tuned) -> list[Block]:
+    scores, anomalous = tuned.units.scores, tuned.units.anomalous
+    series = {"normal": scores[~anomalous], "anomalous": scores[anomalous]}
+    cut = tuned.chosen.cut
+    marks = {} if cut is None else {f"threshold {cut.threshold:.4g}": cut.threshold}
+    if cut is not None and cut.review_threshold is not None:
+        marks[f"review from {cut.review_threshold:.4g}"] = cut.review_threshold
+    upper = None
+    if cut is not None and cut.threshold > 0:
+        upper = max(5 * cut.threshold, float(np.quantile(scores, 0.5)))
+    chart = histogram(
+        {name: values for name, values in series.items() if values.size},
+        marks,
+        x_label="score",
+        y_label="share of each",
+        upper=upper,
+    )
+    rows = [row for row in _kinds(tuned.chosen) if row.point]
+    blocks: list[Block] = [chart, _table(rows)] if rows else [chart]
+    point = tuned.chosen.point
+    if point is not None and point.review_threshold is not None:
+        blocks.append(
+            f"To be reviewed: {point.normal_reviews} of {point.n_normal} normal, "
+            f"{point.anomalous_reviews} of {point.n_anomalous} anomalous."
+        )
+    return blocks
+
+
+def _kinds(row: Row) -> list[Row]:
+    """The fair and the optimistic figures of a row, one below the other."""
+    return [Row(row.wish, fair=row.fair), Row(row.wish, optimistic=row.optimistic)]
+
+
+def _all(tuned: Tuned) -> list[tuple[str, Row]]:
+    """Every row with its mark, the chosen one first."""
+    return [
+        ("*", tuned.chosen),
+        *(("*", row) for row in tuned.groups.values()),
+        *((" ", row) for row in tuned.rows),
+    ]
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    """Narrow enough to be printed."""
+    review = any(row.cut is not None and row.cut.review_threshold is not None for row in rows)
+    columns = ["", "threshold#", *(["review from#"] if review else []), "overkill#", "escapes#"]
+    return Table(columns, [_printed(row, review) for row in rows])
+
+
+def _printed(row: Row, review: bool) -> list[str | float | None]:
+    point = row.point
+    if point is None:
+        return [f"{row.wish}; not supported: {row.reason}", *[None] * (4 if review else 3)]
+    _, overkill, escapes, *_ = cells(row)
+    low = [point.review_threshold] if review else []
+    kind = OPTIMISTIC if point.optimistic else FAIR
+    return [f"{row.wish} ({kind})", point.threshold, *low, overkill, escapes]
+
+
+def _rate(count: int, n: int, interval: tuple[float, float]) -> str:
+    if not n:
+        return "unknown"
+    low, high = (f"{100 * end:.3g}" for end in interval)
+    return f"{count} of {n} ({low} to {high} %)"
+
+
+def _cards(point: OperatingPoint | None) -> list[dict[str, str]]:
+    if point is None:
+        return []
+    kind = OPTIMISTIC if point.optimistic else FAIR
+    cards = [{"value": f"{point.threshold:.4g}", "label": "threshold"}]
+    for count, n, name, tone in (
+        (point.overkills, point.n_normal, "overkills", "review"),
+        (point.escapes, point.n_anomalous, "escapes", "anomalous"),
+    ):
+        if n:
+            cards.append({"value": f"{count} of {n}", "label": name, "note": f"{kind} count", "tone": tone})
+    if point.cost_per_1000 is not None:
+        cards.append({"value": f"{point.cost_per_1000:.4g}", "label": "cost of 1000 parts"})
+    cards.append({"value": percent(point.confidence), "label": "confidence"})
+    return cards
+
+
+def _zip_long(first: Sequence[str], second: Sequence[str]) -> list[list[str]]:
+    n = max(len(first), len(second))
+    return [[*part] for part in zip(*([*x, *[""] * (n - len(x))] for x in (first, second)), strict=True)]

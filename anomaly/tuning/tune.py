@@ -1,0 +1,346 @@
+"""tune: a wish and photos in, operating points and a new version of the policy out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from anomaly.bundle import Bundle
+from anomaly.errors import AnomalyError, CalibrationError, ConfigError, DataError, ImageError
+from anomaly.evaluation import refuse_seen
+from anomaly.models.training import Progress, Silent
+from anomaly.policy.policy import Cut, Policy
+from anomaly.policy.regions import RegionRules
+from anomaly.quality.thresholds import Rule
+from anomaly.records import Sample
+from anomaly.tuning import limits, points
+from anomaly.tuning.scores import Photos, ScoreCache, calibration_photos, labelled_photos
+
+SUSPECTS = 5
+"""Photos of each label whose labels are worth a second look."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the engineer asks of the thresholds."""
+
+    rule: Rule
+    rules: RegionRules | None = None
+    by_group: bool = False
+    """A threshold for each group that has enough photos, the pooled one for the others."""
+    count_parts: bool = False
+    """Count parts, which are the groups, and not photos."""
+
+    def __post_init__(self) -> None:
+        if self.by_group and self.count_parts:
+            raise ConfigError(
+                "--by-group takes a group for a product, camera or lot, --count-parts for one part: give one "
+                "of them"
+            )
+
+    def words(self) -> list[str]:
+        """What is asked, as sentences."""
+        said = [points.describe(self.rule)]
+        if self.by_group:
+            said.append("a threshold for each group with enough photos, the pooled one for the others")
+        if self.count_parts:
+            said.append("parts counted, not photos: a part is what its highest photo is")
+        if self.rules is not None:
+            said.append("region rules: " + ", ".join(rule_words(self.rules)))
+        return said
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came out. Where no threshold does what was asked, `policy` is None and `refusal` says why."""
+
+    bundle: Bundle
+    asked: Asked
+    photos: Photos
+    units: points.Units
+    chosen: points.Row
+    rows: list[points.Row]
+    groups: dict[str, points.Row]
+    limits: list[str]
+    policy: Policy | None
+    refusal: CalibrationError | None
+    cache: ScoreCache
+    record: dict[str, Any] | None = None
+    """The line of the log that puts `policy` in force."""
+    suspects: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the photos' hashes."""
+        return hashlib.sha256("".join(sorted(row.sha256 for row in self.photos.rows)).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as one JSON object."""
+        policy, record = self.policy, self.record
+        return {
+            "model": self.bundle.path.name,
+            "model_hash": self.bundle.model_hash,
+            "asked": self.asked.words(),
+            "data": self.data(),
+            "chosen": self.chosen.to_dict(),
+            "points": [row.to_dict() for row in self.rows],
+            "groups": {name: row.to_dict() for name, row in self.groups.items()},
+            "promise": None if policy is None else policy.promise,
+            "policy": None if policy is None else policy.values(),
+            "limits": self.limits,
+            "suspects": self.suspects,
+            "refused": None if self.refusal is None else str(self.refusal),
+            "version": None if record is None else record["index"] + 1,
+            "audit": None
+            if record is None
+            else {name: record[name] for name in ("time", "who", "sha256", "previous")},
+        }
+
+    def data(self) -> dict[str, Any]:
+        """What the photos are."""
+        rows = self.photos.rows
+        return {
+            "source": self.photos.source,
+            "photos": len(rows),
+            "normal": sum(not row.anomalous for row in rows),
+            "anomalous": sum(row.anomalous for row in rows),
+            "groups": len({row.group for row in rows} - {None}),
+            "counted": "parts" if self.asked.count_parts else "photos",
+            "normal_counted": self.units.n_normal,
+            "anomalous_counted": self.units.n_anomalous,
+            "duplicates": self.photos.duplicates,
+            "unreadable": self.photos.unreadable,
+            "fingerprint": self.fingerprint,
+            "newly_scored": self.cache.scored,
+        }
+
+
+def tune(
+    bundle: Bundle,
+    asked: Asked,
+    labelled: Sequence[Sample] | None = None,
+    normal: Sequence[Sample] = (),
+    *,
+    progress: Progress | None = None,
+) -> Tuned:
+    """The policy that does what is asked, and what it rests on. Nothing is written but the cache of scores.
+
+    `labelled` are test photos with labels; without them the calibration photos of the fit count. `normal`
+    photos count in addition. Raises AnomalyError for photos that cannot be used; a wish that they cannot
+    support is told in `refusal`, with the table of what they can.
+    """
+    progress = progress or Silent()
+    cache = ScoreCache(bundle)
+    born = Policy.born(bundle.detector.calibration)
+    draft = replace(born, rules=asked.rules)
+    photos = _photos(cache, draft, labelled, normal, progress)
+    rows = photos.rows
+    if asked.count_parts and all(row.group is None for row in rows):
+        raise DataError("--count-parts needs the part of each photo: give a manifest with the column group")
+    units = _units(photos, asked)
+    rule = asked.rule
+    _require_defects(units, rule)
+    try:
+        chosen = _choose("as asked", units, rule)
+        refusal = None
+    except CalibrationError as error:
+        chosen, refusal = points.Row("as asked", reason=str(error)), error
+    groups = _by_group(photos, rule) if asked.by_group else {}
+    policy = None
+    if chosen.cut is not None:
+        cuts = {name: row.cut for name, row in groups.items() if row.cut is not None}
+        scores = np.sort([row.score for row in rows if not row.anomalous])
+        known = born.normal_scores if asked.rules is None or not scores.size else scores
+        unit = "parts" if asked.count_parts else "photos"
+        policy = Policy(chosen.cut, limits.promise(units, rule, unit), known, cuts, asked.rules)
+    return Tuned(
+        bundle=bundle,
+        asked=asked,
+        photos=photos,
+        units=units,
+        chosen=chosen,
+        rows=[*_in_force(bundle, photos, asked), *points.table(units, rule)],
+        groups=groups,
+        limits=limits.limits(units, photos, rule, chosen, groups, parts=asked.count_parts),
+        policy=policy,
+        refusal=refusal,
+        cache=cache,
+        suspects=_suspects(photos),
+    )
+
+
+def put_in_force(tuned: Tuned, *, why: str, who: str | None = None) -> Tuned:
+    """Make what was chosen a new version; with the record of the log. Raises its `refusal` if it has one."""
+    if tuned.policy is None:
+        raise tuned.refusal or CalibrationError("no threshold was chosen: ask for something else")
+    versions = tuned.bundle.versions
+    facts = tuned.to_dict()
+    evidence = {
+        **facts,
+        "rows": [
+            [row.path, row.sha256, "anomalous" if row.anomalous else "normal", row.group, row.score]
+            for row in tuned.photos.rows
+        ],
+    }
+    if not why.strip():
+        raise ConfigError("a change of what decides is signed with its reason: give --why")
+    kept = versions.keep(json.dumps(evidence, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
+    point = tuned.chosen.point
+    assert point is not None
+    record = versions.add(
+        tuned.policy,
+        Policy.born(tuned.bundle.detector.calibration),
+        why=why,
+        who=who,
+        facts={
+            "asked": facts["asked"],
+            "data": {k: v for k, v in facts["data"].items() if k not in ("unreadable", "newly_scored")},
+            "evidence": {"file": kept, "point": asdict(point), "limits": tuned.limits},
+        },
+    )
+    return replace(tuned, record=record)
+
+
+def labelled_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """The labelled test photos among `samples`."""
+    test = [sample for sample in samples if sample.split == "test" and sample.label is not None]
+    if not test:
+        raise DataError("no labelled test photos: give an MVTec folder with test/, or a manifest with labels")
+    return test
+
+
+def rule_words(rules: RegionRules) -> list[str]:
+    """Region rules in words."""
+    said = []
+    if rules.mask is not None:
+        said.append(f"{points.percent(round(float(rules.mask.mean()), 4))} of the photo is looked at")
+    if rules.smallest_area:
+        said.append(f"regions of {rules.smallest_area:g} px or more count")
+    if rules.smallest_mean is not None:
+        said.append(f"regions with a mean score of {rules.smallest_mean:g} or more count")
+    return said or ["none"]
+
+
+def _photos(
+    cache: ScoreCache,
+    policy: Policy,
+    labelled: Sequence[Sample] | None,
+    normal: Sequence[Sample],
+    progress: Progress,
+) -> Photos:
+    """All photos that count, scored under `policy`."""
+    extra = [replace(sample, split="test") for sample in normal if sample.label == "normal"]
+    if normal and not extra:
+        raise DataError("--normal names no normal photos: give good ones that the model was not fitted on")
+    given = [*(labelled_samples(labelled) if labelled is not None else ()), *extra]
+    refuse_seen(cache.bundle, given)
+    if labelled is not None:
+        return labelled_photos(cache, given, policy, progress)
+    fit = calibration_photos(cache, policy)
+    if not given:
+        return fit
+    more = labelled_photos(cache, given, policy, progress)
+    source = f"{fit.source} and further normal photos"
+    return Photos((*fit.rows, *more.rows), more.unreadable, more.duplicates, source)
+
+
+def _units(photos: Photos, asked: Asked) -> points.Units:
+    rows = photos.rows
+    return points.Units.of(
+        [row.score for row in rows],
+        [row.anomalous for row in rows],
+        [row.group for row in rows],
+        parts=asked.count_parts,
+    )
+
+
+def _require_defects(units: points.Units, rule: Rule) -> None:
+    if units.n_anomalous:
+        return
+    if rule.max_escape is not None or rule.zero_escapes or rule.costs is not None:
+        raise CalibrationError(
+            "escapes and costs need photos labelled anomalous, got none: give LABELLED photos of defects, or "
+            "ask for --max-overkill alone"
+        )
+    if rule.max_overkill is None:
+        raise ConfigError("normal photos alone need a wish to follow: give --max-overkill")
+
+
+def _choose(wish: str, units: points.Units, rule: Rule) -> points.Row:
+    return points.chosen(wish, units, rule) if units.n_anomalous else points.from_normal(wish, units, rule)
+
+
+def _by_group(photos: Photos, rule: Rule) -> dict[str, points.Row]:
+    """A row for each group; one without a threshold of its own says why the pooled one decides."""
+    rows: dict[str, points.Row] = {}
+    names = sorted({row.group for row in photos.rows if row.group is not None})
+    if not names:
+        raise DataError("--by-group needs the group of each photo: give a manifest with the column group")
+    for name in names:
+        own = [row for row in photos.rows if row.group == name]
+        units = points.Units.of(
+            [row.score for row in own], [row.anomalous for row in own], [None] * len(own), parts=False
+        )
+        try:
+            _require_defects(units, rule)
+            rows[name] = _choose(f"group {name}", units, rule)
+        except AnomalyError as error:
+            rows[name] = points.Row(f"group {name}", reason=f"the pooled threshold decides: {error}")
+    return rows
+
+
+def _in_force(bundle: Bundle, photos: Photos, asked: Asked) -> list[points.Row]:
+    """The policy in force on these photos, under its own rules."""
+    policy, share = bundle.detector.policy, bundle.detector.config.fusion.top_share
+    name = f"version {policy.version}, in force"
+    scores = []
+    for row in photos.rows:
+        if row.known is not None:
+            try:
+                scores.append(row.known.score(policy, share))
+            except ImageError as error:
+                return [points.Row(name, reason=str(error))]
+        elif policy.rules is None:
+            scores.append(row.score)
+        else:
+            return [points.Row(name, reason="its region rules need maps of the calibration photos")]
+    rows = photos.rows
+    cuts: list[Cut] = [policy.cut_of(row.group) for row in rows]
+    if asked.count_parts:
+        cuts = []
+    units = points.Units.of(
+        scores, [row.anomalous for row in rows], [row.group for row in rows], parts=asked.count_parts
+    )
+    cuts = cuts or [policy.cut] * units.scores.size
+    ours = {row.sha256 for row in rows}
+    optimistic = bool(ours & _chosen_by(bundle))
+    return [points.in_force(name, cuts, policy.cut, units, asked.rule, optimistic=optimistic)]
+
+
+def _chosen_by(bundle: Bundle) -> set[str]:
+    """SHA-256 of the photos that chose the policy in force."""
+    number, records = bundle.detector.policy.version, bundle.versions.records()
+    while number:
+        entry = records[number - 1]["entry"]
+        if entry["action"] == "tune":
+            evidence = json.loads(bundle.versions.read(entry["evidence"]["file"]))
+            return {row[1] for row in evidence["rows"]}
+        number = int(entry["restores"])
+    return {photo["sha256"] for photo in bundle.calibration_photos}
+
+
+def _suspects(photos: Photos) -> dict[str, list[str]]:
+    """The normal photos that score highest and the anomalous ones that score lowest."""
+    good = sorted((row for row in photos.rows if not row.anomalous), key=lambda row: -row.score)
+    bad = sorted((row for row in photos.rows if row.anomalous), key=lambda row: row.score)
+    if not bad:
+        return {}
+    return {
+        "normal_with_highest_scores": [row.path for row in good[:SUSPECTS]],
+        "anomalous_with_lowest_scores": [row.path for row in bad[:SUSPECTS]],
+    }
