@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     except AnomalyError as error:
         say(f"error: {error}")
         return error.exit_code
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        return 130
     result = summary(found)
     page = file_report(options.out, report(found, result), result)
     if options.json:
