@@ -193,39 +193,22 @@ class Likelihood:
         free = [0, 1, *(k for k in self.asymptotes if _LOW[k] < top[k] < _HIGH[k])]
         at_top, at = self._terms(top[None]), self._terms(theta)
         slopes_top = self._slopes(top[None], at_top)[0][:, free]
+        slopes = self._slopes(theta, at)[:, :, free]
         per_top = slopes_top * (self.weight / (at_top.pod * at_top.miss)).T
-        per = self._slopes(theta, at)[:, :, free] * (self.weight / (at.pod * at.miss))[:, :, None]
+        per = slopes * (self.weight / (at.pod * at.miss))[:, :, None]
         between = slopes_top.T @ per  # covariance of the two scores
         towards = (self.weight * (_log_odds(at_top) - _log_odds(at))) @ slopes_top
-        normal = self._normal(theta, (z, root))[:, free, None]
+        normal = self._normal(theta, (z, np.empty(0)))[:, free, None]
         ridge = 1e-12 * np.eye(len(free))
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # singular: not defined, below
-            observed = self._observed(theta, free, (z, root)) + ridge
-            nuisance = np.linalg.det(observed) * np.sum(
-                normal * np.linalg.solve(observed, normal), axis=(1, 2)
-            )
-            distance = np.sum(normal * np.linalg.solve(between + ridge, towards[:, :, None]), axis=(1, 2))
-            u = np.abs(distance * np.linalg.det(between)) / np.linalg.det(per_top.T @ slopes_top + ridge)
-            ratio = np.linalg.det(self._observed(top[None], free, None)) / np.where(nuisance > 0, nuisance, 1)
-        defined = np.all(((theta > _LOW) & (theta < _HIGH))[:, free], axis=1) & (root > 0.1)
-        defined &= (u > 0) & (nuisance > 0) & (ratio > 0)
+        information = np.swapaxes(slopes, 1, 2) @ per + ridge
+        distance = np.sum(normal * np.linalg.solve(between + ridge, towards[:, :, None]), axis=(1, 2))
+        spread = np.sum(normal * np.linalg.solve(information, normal), axis=(1, 2))
+        scale = np.linalg.det(information) * np.linalg.det(per_top.T @ slopes_top) * spread
+        u = np.abs(distance) * np.abs(np.linalg.det(between)) / np.sqrt(np.maximum(scale, 1e-300))
+        inside = np.all(((theta > _LOW) & (theta < _HIGH))[:, free], axis=1)
+        defined = inside & (root > 0.1) & (u > 0)
         safe = np.where(defined, root, 1.0)
-        log_u = np.log(np.where(defined, u, 1.0)) + np.log(np.where(defined, ratio, 1.0)) / 2
-        return np.where(defined, root + (log_u - np.log(safe)) / safe, root)
-
-    def _observed(self, theta: Floats, free: list[int], through: Target) -> Floats:
-        """Observed information (J, k, k) at theta (J, 4), along the curves that keep P(z) if `through` is
-        given, by central differences of the gradient."""
-        normal, gradient = self._normal(theta, through), self.score(theta)[0]
-        multiplier = np.sum(normal * gradient, axis=1) / np.maximum(np.sum(normal**2, axis=1), _FLOOR)
-        columns = []
-        for step in 1e-5 * np.eye(4)[free]:
-            ahead, back = (
-                self.score(at)[0] - multiplier[:, None] * self._normal(at, through)
-                for at in (theta + step, theta - step)
-            )
-            columns.append((back - ahead)[:, free] / 2e-5)
-        return np.stack(columns, axis=1)
+        return np.where(defined, root + np.log(np.where(defined, u, 1.0) / safe) / safe, root)
 
     def graded(self, theta: Floats) -> bool:
         """Whether some defect lies on the slope of the curve theta (4,), and not all on its flat ends."""
