@@ -31,6 +31,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pipelines.benchmark $(BENCH)
+	$(BIN)/python -m pipelines.speed
 
 clean:
 	rm -rf .venv runs

@@ -216,8 +216,10 @@ def _try_out(detector: Detector) -> None:
     ):
         if isinstance(value, bool) or not least <= value <= most:
             raise ValueError(f"{name} is {value!r:.40}")
-    if not all((statistics.spread > 0).all() for statistics in detector.statistics.values()):
-        raise ValueError("a spread is not above zero")
+    for name, statistics in detector.statistics.items():
+        mean, spread = statistics.mean, statistics.spread
+        if mean.ndim != 2 or mean.shape != spread.shape or not (spread > 0).all():
+            raise ValueError(f"the statistics of {name} are no maps of means and of spreads above zero")
     blank = np.zeros((BLANK, BLANK, 3), np.uint8)
     maps = score_patches(detector.scorers, detector.encoder.maps(blank))
     if not np.isfinite(detector.combine(maps).image_score):
@@ -247,16 +249,17 @@ def read_manifest(folder: Path) -> Json:
 def _read(folder: Path, name: str, digest: str) -> bytes:
     """A file of the bundle whose bytes are those that were written."""
     path = folder / name
+    shown = one_line(folder / name[:80])
     if os.path.isabs(name) or path.resolve() != folder.resolve() / name:
-        raise BundleError(f"{one_line(path)} leads out of the model folder: restore the model")
+        raise BundleError(f"{shown} leads out of the model folder: restore the model")
     try:
         if path.stat().st_size > LARGEST:
-            raise BundleError(f"{path} is larger than any file of a model: restore the model")
+            raise BundleError(f"{shown} is larger than any file of a model: restore the model")
         data = path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}): restore the model") from None
+        raise BundleError(f"{shown} cannot be read ({error.strerror}): restore the model") from None
     if hashlib.sha256(data).hexdigest() != digest:
-        raise BundleError(f"{path} was changed after it was written: restore the model")
+        raise BundleError(f"{shown} was changed after it was written: restore the model")
     return data
 
 
