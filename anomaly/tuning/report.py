@@ -177,7 +177,7 @@ def _all(tuned: Tuned) -> list[tuple[str, Row]]:
 def _table(rows: Sequence[Row]) -> Table:
     """Narrow enough to be printed."""
     review = any(row.cut is not None and row.cut.review_threshold is not None for row in rows)
-    columns = ["", "threshold#", *(["review from#"] if review else []), "overkill#", "escapes#"]
+    columns = ["", "threshold#", *(["review from#"] if review else []), "overkill", "escapes"]
     return Table(columns, [_printed(row, review) for row in rows])
 
 
