@@ -208,16 +208,18 @@ def profile(model: Path, folder: Path, photos: int = 8) -> dict[str, float]:
             photo = timed("decode", lambda path=path: detector.read(path))
             working = timed("resize", lambda photo=photo: detector.geometry.working(photo))
             raw = timed("backbone", lambda working=working: detector.encoder.raw_features(working))
-            maps = timed("embedding", lambda working=working: detector.encoder.maps(working))
+            features = timed("standardise", lambda raw=raw: detector.encoder.standardised(raw))
+            timed("embedding", lambda features=features: detector.encoder.embed(features))
+            maps = detector.encoder.maps(working)
             found = {
-                name: timed(f"scorer {name}", lambda s=scorer, maps=maps: s.score(getattr(maps, s.input)))
+                name: timed(
+                    f"scorer {name}", lambda s=scorer, maps=maps: s.score(getattr(maps, s.input)).numpy()
+                )
                 for name, scorer in detector.scorers.items()
             }
             scores = timed("fusion", lambda found=found: detector.combine(found))
             full = timed("map to photo", lambda s=scores, photo=photo: detector.full_map(s, photo))
             timed("heatmap", lambda photo=photo, full=full: png_bytes(overlay(photo, full, 1.0, 2.0)))
-            assert len(raw)
-    times["embedding"] = round(times["embedding"] - times["backbone"], 2)
     return times
 
 
@@ -275,7 +277,9 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"{found['set']}, {found['date']}, {found['machine']}",
         "",
-        "| size | runtime | photos/s | backbone alone | share | first verdict s | peak MB |\n" + "|---|" * 7,
+        "| size | runtime | photos/s | backbone alone | share | first verdict s | peak MB |\n"
+        + "|"
+        + "---|" * 7,
     ]
     lines += [
         f"| {row['size']} | {row['runtime']} | {row['rate']:.1f} | {row['backbone']:.1f} | "
