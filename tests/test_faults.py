@@ -226,10 +226,10 @@ def test_a_photo_that_memory_does_not_suffice_for_is_an_error_and_the_rest_is_ju
 ) -> None:
     mixed = tmp_path / "photos"
     mixed.mkdir()
-    cv2.imwrite(str(mixed / "0.png"), np.zeros((8000, 8000, 3), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    cv2.imwrite(str(mixed / "0.png"), np.zeros((9900, 9900, 3), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     (mixed / "1.png").write_bytes((photos / "01.png").read_bytes())
     out, log = tmp_path / "out", tmp_path / "log"
-    code = spawner.run(log, *inspect(mixed, model, out), memory=600 * 2**20)
+    code = spawner.run(log, *inspect(mixed, model, out), memory=900 * 2**20)
     assert code == 0, log.read_text()
     verdicts = list(read_journal(out))
     assert [verdict.decision for verdict in verdicts] == ["error", "normal"]

