@@ -49,6 +49,7 @@ class Verdict:
     """Share of known normal photos, this one counted among them, that score at least as high."""
     regions: tuple[Region, ...] = field(default=())
     milliseconds: float | None = None
+    """From reading the photo to the verdict."""
     error: str | None = None
     heatmap: str | None = None
     """File of the overlay, relative to the output folder; for what is not normal."""
@@ -62,11 +63,8 @@ class Verdict:
     """Lower end of the band that people look at, where there is one."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What is recorded of it: all but the measured time, so that the same photos and the same model
-        give the same file."""
-        fields = asdict(self)
-        del fields["milliseconds"]
-        return fields
+        """What is recorded of it. All but `milliseconds` is the same whenever the photo is judged again."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:

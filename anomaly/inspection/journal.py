@@ -1,6 +1,6 @@
 """The verdict files. `verdicts.jsonl` is the journal: what stands there as a whole line is judged, for good.
 
-verdicts.csv and timings.csv are written along with it, and made anew from it where an inspection goes on.
+verdicts.csv is written along with it, and made anew from it where an inspection goes on.
 A line is appended by one unbuffered write; one that the disk had no room for is taken back.
 """
 
@@ -19,47 +19,42 @@ from anomaly.records import Verdict
 
 JOURNAL = "verdicts.jsonl"
 TABLE = "verdicts.csv"
-TIMINGS = "timings.csv"
 PARQUET = "verdicts.parquet"
 COLUMNS = (
-    "path", "decision", "image_score", "threshold", "p_value", "regions", "error", "version", "group",
-    "review_threshold",
+    "path", "decision", "image_score", "threshold", "p_value", "regions", "milliseconds", "error", "version",
+    "group", "review_threshold",
 )  # fmt: skip
 BATCH = 4096
 """Rows of a Parquet file that are held in memory at once."""
 
 
 class Journal:
-    """Appends verdicts to all three files; those that an earlier run left are kept with `resume`."""
+    """Appends verdicts to both files; those that an earlier run left are kept with `resume`."""
 
     def __init__(self, out: Path, *, resume: bool) -> None:
         """Raises OSError where `out` cannot be written."""
         self._out = out
         self.count = 0
-        times = _timings(out) if resume else []
         end = whole_lines(out / JOURNAL) if resume else 0
-        self._files = {name: open(out / name, "ab", buffering=0) for name in (JOURNAL, TABLE, TIMINGS)}  # noqa: SIM115
+        self._files = {name: open(out / name, "ab", buffering=0) for name in (JOURNAL, TABLE)}  # noqa: SIM115
         self._files[JOURNAL].truncate(end)
-        for name in (TABLE, TIMINGS):
-            self._files[name].truncate(0)
+        self._files[TABLE].truncate(0)
         self._row(TABLE, COLUMNS)
-        self._row(TIMINGS, ("photo", "milliseconds"))
-        for index, verdict in enumerate(read_journal(out)):
-            self._table(verdict.to_dict(), times[index] if index < len(times) else "")
+        for verdict in read_journal(out):
+            self._table(verdict.to_dict())
 
-    def append(self, fields: dict[str, Any], milliseconds: float | None) -> None:
+    def append(self, fields: dict[str, Any]) -> None:
         """Record one verdict, whole or not at all. Raises OSError."""
         line = json.dumps(fields, ensure_ascii=False) + "\n"
         append_whole(self._files[JOURNAL], line.encode("utf-8", "backslashreplace"))
-        self._table(fields, "" if milliseconds is None else f"{milliseconds:g}")
+        self._table(fields)
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
 
-    def _table(self, fields: dict[str, Any], milliseconds: str) -> None:
+    def _table(self, fields: dict[str, Any]) -> None:
         self._row(TABLE, [_cell(fields[column]) for column in COLUMNS])
-        self._row(TIMINGS, (self.count, milliseconds))
         self.count += 1
 
     def _row(self, name: str, cells: Any) -> None:
@@ -104,7 +99,7 @@ def write_parquet(out: Path) -> None:
         [("box", pa.list_(pa.int32())), ("area", pa.int64()), ("peak", pa.float64()), ("mean", pa.float64())]
     )
     kinds = {"regions": pa.list_(region), "version": pa.int64()} | dict.fromkeys(
-        ("image_score", "threshold", "p_value", "review_threshold"), pa.float64()
+        ("image_score", "threshold", "p_value", "review_threshold", "milliseconds"), pa.float64()
     )
     names = list(Verdict("", "error").to_dict())
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
@@ -129,15 +124,6 @@ def append_whole(file: IO[bytes], data: bytes) -> None:
     except OSError:
         file.truncate(before)
         raise
-
-
-def _timings(out: Path) -> list[str]:
-    """The time recorded for each photo, as text."""
-    try:
-        with open(out / TIMINGS, newline="", encoding="utf-8") as file:
-            return [row[1] for row in list(csv.reader(file))[1:] if len(row) == 2]
-    except (OSError, csv.Error, UnicodeDecodeError):
-        return []
 
 
 def _encodable(value: Any) -> Any:

@@ -27,7 +27,7 @@ from anomaly.bundle import Bundle
 from anomaly.errors import DataError
 from anomaly.inspection.gallery import Gallery, Pictures
 from anomaly.inspection.identity import RUN, WORK, begun_run
-from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, TIMINGS, Journal, read_journal, write_parquet
+from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
 from anomaly.inspection.stream import Judged
 from anomaly.records import Decision, Verdict
 from anomaly.render import jpeg_bytes, outline, overlay, png_bytes, thumbnail
@@ -37,7 +37,7 @@ from anomaly.report.tally import Tally
 SIDE = 360
 """Longest side of a picture in the report, px."""
 OUTPUTS = (
-    JOURNAL, TABLE, TIMINGS, PARQUET, "heatmaps", "maps", "summary.json", "report.html", WORK
+    JOURNAL, TABLE, PARQUET, "heatmaps", "maps", "summary.json", "report.html", WORK
 )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ class Writer:
                 (self.out / f"heatmaps/{stem}.png").write_bytes(drawn.heatmap)
                 (self.out / f"maps/{stem}.tiff").write_bytes(drawn.anomaly_map)
                 self._gallery.store(index, drawn.gallery or {})
-            self._journal.append(verdict.to_dict(), verdict.milliseconds)
+            self._journal.append(verdict.to_dict())
             self._count(index, verdict)
         return verdict
 
