@@ -28,8 +28,10 @@ def track(
     *,
     tags: Mapping[str, object] | None = None,
     name: str | None = None,
+    file: str | None = None,
 ) -> None:
-    """Add metrics, tags, and a report's page under its name and time, to the model's MLflow run."""
+    """Add metrics, tags, and a report's page, to the model's MLflow run: under its name and time, so that
+    each is kept, or as `file`, where the latest stands for all."""
     from anomaly.tracking import Run
 
     place = bundle.manifest["mlflow"]
@@ -41,8 +43,7 @@ def track(
     run.metrics({re.sub(r"[^\w./ -]", "_", key): value for key, value in metrics.items()})
     if page is not None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        run.text(
-            page.read_text(encoding="utf-8"), f"reports/{name or page.parent.resolve().name}-{stamp}.html"
-        )
+        stamped = f"reports/{name or page.parent.resolve().name}-{stamp}.html"
+        run.text(page.read_text(encoding="utf-8"), file or stamped)
     if run.trouble:
         say(f"not tracked: {run.trouble}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from anomaly.cli.filing import track
 from anomaly.cli.terminal import TerminalProgress, result, say
 
 
@@ -27,14 +28,15 @@ def command(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    track: Annotated[bool, typer.Option(help="Add the metrics to the model's MLflow run.")] = True,
+    track_: Annotated[
+        bool, typer.Option("--track/--no-track", help="Add the metrics to the model's MLflow run.")
+    ] = True,
 ) -> None:
     """Show which changes of the product a model sees and to which it is blind."""
     from anomaly.bundle import read_bundle
     from anomaly.errors import ConfigError
     from anomaly.probes import chosen
-    from anomaly.report.filed import claim_folder, file_report, filed_page
-    from anomaly.tracking import Run
+    from anomaly.report.filed import claim_folder, file_report
     from anomaly.visibility.measure import FUSED, measure
     from anomaly.visibility.photos import held_out
     from anomaly.visibility.reading import magnitude, remedies
@@ -58,14 +60,8 @@ def command(
     )
     found = {**figures(measured), "seed": seed, "model": str(model), "model_hash": bundle.model_hash}
     page = file_report(out, report, found)
-    place = bundle.manifest["mlflow"]
-    if track and place["run_id"]:
-        config = bundle.detector.config.tracking.model_copy(update={"uri": place["uri"]})
-        run = Run(config, place["run_id"])
-        run.metrics(metrics(measured))
-        run.text(filed_page(report), "visibility.html")
-        if run.trouble:
-            say(f"not tracked: {run.trouble}")
+    if track_:
+        track(bundle, metrics(measured), page, file="visibility.html")
     if json_:
         result(found)
         return

@@ -22,8 +22,7 @@ from anomaly.models.losses import ssim_map
 from anomaly.neighbours import MemoryBank
 from anomaly.scorers import Input
 from anomaly.scorers.embedding import EmbeddingDistance
-from anomaly.scorers.gaussian import Gaussian
-from anomaly.scorers.pca import Pca
+from anomaly.scorers.mean_square import MeanSquare
 from anomaly.scorers.reconstruction import Reconstruction
 
 N = TypeVar("N", bound=nn.Module)
@@ -94,13 +93,8 @@ def _embedding(scorer: EmbeddingDistance) -> nn.Module:
 
 
 @branch.register
-def _gaussian(scorer: Gaussian) -> nn.Module:
-    return _MeanSquare(scorer.mean, scorer.whitening)
-
-
-@branch.register
-def _pca(scorer: Pca) -> nn.Module:
-    return _MeanSquare(scorer.mean, scorer.directions)
+def _mean_square(scorer: MeanSquare) -> nn.Module:  # type: ignore[type-arg]
+    return _MeanSquare(scorer.mean, scorer.axes)
 
 
 class _MeanSquare(nn.Module):

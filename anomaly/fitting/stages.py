@@ -90,10 +90,11 @@ class Fit:
                     progress=self.progress,
                 )
         with self._timed("calibration"):
-            maps = self._held_out_maps(encoder, scorers, held_out_photos)
+            maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
             statistics, weights, scores = self._standardise(maps)
             threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
-            self._extend(encoder, scorers, held_out_photos)
+            for scorer in scorers.values():
+                scorer.extend(TrainingMaps(encoder, raw, held_out_photos, scorer.input))
         detector = Detector(
             config,
             geometry,
@@ -207,21 +208,17 @@ class Fit:
 
     def _held_out_maps(
         self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]
-    ) -> dict[str, list[Map]]:
-        """Patch scores of each branch on each calibration photo."""
+    ) -> tuple[dict[str, list[Map]], list[Tensor]]:
+        """Patch scores of each branch on each calibration photo, and the photos' raw features, float16."""
         maps: dict[str, list[Map]] = {name: [] for name in scorers}
+        features = []
         for done, photo in enumerate(photos, start=1):
-            for name, values in score_patches(scorers, encoder.maps(photo)).items():
+            raw = encoder.raw_features(photo)
+            features.append(raw.half())
+            for name, values in score_patches(scorers, encoder.maps_of(raw, photo)).items():
                 maps[name].append(values)
             self.progress.step("calibration", done, len(photos))
-        return maps
-
-    def _extend(self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]) -> None:
-        """Let scorers that can take the calibration photos in, now that these have been scored."""
-        for scorer in scorers.values():
-            if type(scorer).extend is not Scorer.extend:
-                raw = [encoder.raw_features(photo).half() for photo in photos]
-                scorer.extend(TrainingMaps(encoder, raw, photos, scorer.input))
+        return maps, features
 
     def _standardise(
         self, maps: dict[str, list[Map]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from anomaly.data.augmentation import ViewMaker
 from anomaly.models.encoder import Encoder, Photo, as_tensor
 from anomaly.models.losses import joint_contrastive, nt_xent
 from anomaly.models.training import Checkpoints, Progress, step_seed, train
-from anomaly.probes import chosen
+from anomaly.probes import Probe, chosen
 
 CROP = 256
 SCRATCH_CROP = 160
@@ -166,9 +167,14 @@ def _two_views(
     return _Pair((first, second), rows, cols, within > DEFECT_SHARE)
 
 
+@cache
+def _defect_kinds() -> list[Probe]:
+    return [probe for probe in chosen() if probe.kind == "defect"]
+
+
 def _with_defect(cut: Photo, rng: np.random.Generator) -> tuple[Photo, NDArray[np.bool_]]:
     """The crop with one synthetic defect of any kind and magnitude, and where it is."""
-    kinds = [probe for probe in chosen() if probe.kind == "defect"]
+    kinds = _defect_kinds()
     probe = kinds[int(rng.integers(len(kinds)))]
     magnitude = float(rng.choice(probe.magnitudes))
     return probe.apply(np.ascontiguousarray(cut), np.ones(cut.shape[:2], dtype=bool), magnitude, rng)

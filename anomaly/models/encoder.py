@@ -119,7 +119,11 @@ class Encoder(nn.Module):
 
     def maps(self, photo: Photo) -> PatchMaps:
         """Everything that scorers read of one working photo (H, W, 3) uint8."""
-        features = self.standardised(self.raw_features(photo))
+        return self.maps_of(self.raw_features(photo), photo)
+
+    def maps_of(self, raw: Tensor, photo: Photo) -> PatchMaps:
+        """The same, where the photo's `raw` features are there already."""
+        features = self.standardised(raw)
         return PatchMaps(features, self.embed(features), as_tensor(photo)[0] / 255)
 
     def _tiled(self, images: Tensor) -> Tensor:

@@ -108,15 +108,3 @@ def crops(maps: Sequence[Tensor], size: int, count: int, generator: torch.Genera
         if any(short):
             crop = torch.nn.functional.pad(crop, (0, short[0], 0, short[1]), mode="replicate")
         yield crop
-
-
-def moments(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean (C,) and covariance (C, C) of all patches of `maps`, in float64."""
-    count, first, second = 0, torch.zeros(()), torch.zeros(())
-    for values in maps:
-        flat = values.flatten(1).double()
-        count += flat.shape[1]
-        first = first + flat.sum(1)
-        second = second + flat @ flat.T
-    mean = first / count
-    return mean, second / count - torch.outer(mean, mean)

@@ -7,14 +7,14 @@ one is what reconstruction learns; the two options show it on one's own product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from anomaly.config import Section, Share
-from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, moments
+from anomaly.scorers import SCORERS
+from anomaly.scorers.mean_square import MeanSquare
 
 
 class PcaOptions(Section):
@@ -27,34 +27,12 @@ class PcaOptions(Section):
 
 
 @SCORERS.register("pca")
-class Pca(Scorer[PcaOptions]):
+class Pca(MeanSquare[PcaOptions]):
     """Mean squared coordinate of a patch in the top or the bottom principal subspace of normal patches."""
 
     Config = PcaOptions
-    mean: Tensor
-    directions: Tensor
 
-    @property
-    def input(self) -> Input:
-        return "features"
-
-    def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
-        mean, covariance = moments(maps)
-        variances, directions = torch.linalg.eigh(covariance)
+    def axes_of(self, variances: Tensor, directions: Tensor) -> Tensor:
         held = torch.cumsum(variances.flip(0), 0) / variances.sum().clamp_min(1e-12)
-        top = min(int((held < self.options.variance).sum()) + 1, len(mean) - 1)
-        chosen = directions[:, -top:] if self.options.subspace == "top" else directions[:, :-top]
-        self.mean, self.directions = mean.float(), chosen.T.float()
-
-    def score(self, values: Tensor) -> Tensor:
-        coordinates = self.directions @ (values.flatten(1) - self.mean[:, None])
-        return coordinates.square().mean(0).reshape(values.shape[1:])
-
-    def state(self) -> State:
-        return {"mean": self.mean, "directions": self.directions.contiguous()}
-
-    def restore(self, state: State) -> None:
-        mean, directions = state["mean"], state["directions"]
-        if directions.ndim != 2 or mean.shape != directions.shape[1:]:
-            raise ValueError("mean and directions do not fit each other")
-        self.mean, self.directions = mean, directions
+        top = min(int((held < self.options.variance).sum()) + 1, len(variances) - 1)
+        return (directions[:, -top:] if self.options.subspace == "top" else directions[:, :-top]).T
