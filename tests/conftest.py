@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,3 +79,9 @@ def model(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "plate"
     fit(product, out, RunConfig.load(None, list(QUICK)))
     return out
+
+
+@pytest.fixture
+def own_model(model: Path, tmp_path: Path) -> Path:
+    """A copy of the model, whose versions and cache of scores are this test's alone."""
+    return Path(shutil.copytree(model, tmp_path / "plate"))

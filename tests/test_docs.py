@@ -20,15 +20,20 @@ def commands(page: str = "README.md") -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith("anomaly ")]
 
 
+def copy_test_photos(product: Path, folder: Path) -> None:
+    """The product without its training photos, in the same layout."""
+    for part in ("test", "ground_truth"):
+        shutil.copytree(product / part, folder / part)
+    (folder / "train/good").mkdir(parents=True)
+
+
 def test_the_three_commands_run_as_written(
     capfd: pytest.CaptureFixture[str], product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(product / "train/good", "photos/good")
     shutil.copytree(product / "test", "photos/new")
-    shutil.copytree(product, "dataset")
-    shutil.rmtree("dataset/train")
-    (tmp_path / "dataset/train/good").mkdir(parents=True)
+    copy_test_photos(product, tmp_path / "dataset")
     assert [words[1] for words in commands()] == ["fit", "inspect", "evaluate"]
     for words in commands():
         quick = [part for setting in QUICK for part in ("--set", setting)] if words[1] == "fit" else []
@@ -45,9 +50,7 @@ def test_the_studies_run_as_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(product / "test", "dataset/test")
-    shutil.copytree(product / "ground_truth", "dataset/ground_truth")
-    (tmp_path / "dataset/train/good").mkdir(parents=True)
+    copy_test_photos(product, tmp_path / "dataset")
     shutil.copytree(product / "test/good", "photos/held_out")
     for label, folder in (("good", "good"), ("bad", "spot")):
         for i in range(6):
@@ -96,9 +99,7 @@ def test_thresholds_are_tuned_as_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model, "models/cap")
-    shutil.copytree(product, "dataset")
-    shutil.rmtree("dataset/train")
-    (tmp_path / "dataset/train/good").mkdir(parents=True)
+    copy_test_photos(product, tmp_path / "dataset")
     written = commands("docs/thresholds.md")
     assert [words[1] for words in written] == ["tune"] * 6 + ["audit"] * 2
     for words in written:

@@ -1,0 +1,74 @@
+"""anomaly audit: what was done to the log is found, and writers at once lose nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted import overlapping, planted
+from test_commands import run
+
+from anomaly.bundle import read_bundle
+from anomaly.policy.policy import Policy
+from anomaly.policy.versions import Versions
+
+
+def test_audit_finds_what_was_done_to_the_log(
+    capfd: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    verify = ("audit", "verify", "--model", own_model)
+    assert run(capfd, *verify)[1].startswith("intact: 0 versions")
+    data = planted(own_model, tmp_path / "d", overlapping(70, 9))
+    for why in ("one", "two", "three"):
+        tuned = run(capfd, "tune", "--model", own_model, data, "--max-overkill", "5%", "--why", why, "--json")
+    signed = json.loads(tuned[1])["audit"]["sha256"]
+    code, stdout, _ = run(capfd, *verify, "--signed", signed, "--json")
+    assert code == 0 and json.loads(stdout) == {
+        "intact": True, "versions": 3, "sha256": signed, "signed_found": True
+    }  # fmt: skip
+    assert run(capfd, *verify, "--signed", "ab" * 32)[0] == 4
+    log = read_bundle(own_model).versions.log.path
+    first, second, third = lines = log.read_text().splitlines(keepends=True)
+    for name, text in {
+        "line 2 was edited": first + second.replace("two", "2wo") + third,
+        "line 2 does not follow": first + third,
+        "line 1 does not follow": second + first + third,
+        "line 3 is cut off or missing": first + second,
+    }.items():
+        log.write_text(text)
+        code, _, stderr = run(capfd, *verify)
+        assert code == 4 and name in stderr and "from a backup" in stderr
+        assert run(capfd, "tune", "rollback", "--model", own_model, "--why", "x")[0] == 4
+        assert log.read_text() == text
+    log.write_text("".join(lines))
+    assert run(capfd, *verify)[0] == 0
+    evidence = log.parent / "files" / json.loads(first)["entry"]["evidence"]["file"]
+    evidence.write_bytes(evidence.read_bytes().replace(b"normal", b"no mal", 1))
+    code, _, stderr = run(capfd, *verify)
+    assert code == 4 and "was changed after it was written" in stderr
+
+
+def sign_several(versions: Versions, policy: Policy, start: Any) -> None:
+    """In a process of its own."""
+    start.wait()
+    for number in range(10):
+        versions.add(policy, policy, why=f"reason {number}", facts={})
+
+
+def test_processes_that_sign_at_once_lose_nothing(own_model: Path) -> None:
+    bundle = read_bundle(own_model)
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+    arguments = (bundle.versions, Policy.born(bundle.detector.calibration), start)
+    workers = [context.Process(target=sign_several, args=arguments) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    records = bundle.versions.verify()
+    assert [record["entry"]["old"]["version"] for record in records] == list(range(40))
+    assert read_bundle(own_model).detector.policy.version == 40
