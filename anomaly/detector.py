@@ -100,8 +100,10 @@ def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: f
 
 
 def use_threads(count: int) -> None:
-    """Let torch and faiss use `count` threads."""
+    """Let torch, numpy and faiss use `count` threads."""
     import faiss
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(count)
     faiss.omp_set_num_threads(count)
+    threadpool_limits(count, user_api="blas")

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 EXACT_BELOW = 20_000
-"""Banks up to this size are searched exactly; above it by an inverted file, PROBES cells a query."""
+"""Banks up to this size are searched exactly; above it in the cells that k-means finds, PROBES a query."""
 PROBES = 16
+QUERIES, PATCHES = 1024, 8192
+"""Queries and patches that one matrix product compares: its result stays within the cache's reach."""
 
 
 def coreset(patches: Floats, size: int, seed: int) -> Floats:
@@ -32,21 +34,24 @@ def coreset(patches: Floats, size: int, seed: int) -> Floats:
 
 
 class MemoryBank:
-    """Patches of normal photos, (N, D) float32, and the index that searches them."""
+    """Patches of normal photos, (N, D) float32, and their search.
+
+    |q - b|^2 = |q|^2 - 2 (q b - |b|^2 / 2): matrix products tell which patch is nearest, by the bracket, for
+    many queries at once. Its distance is then taken as it stands, for products round away what is left
+    between near patches.
+    """
 
     def __init__(self, patches: Floats, centroids: Floats) -> None:
-        """`centroids` (0, D) for exact search, else the cells of the inverted file."""
+        """`centroids` (0, D) for exact search, else the centres of the cells."""
         self.patches = np.ascontiguousarray(patches, dtype=np.float32)
         self.centroids = np.ascontiguousarray(centroids, dtype=np.float32)
-        dimension = self.patches.shape[1]
-        self._cells = faiss.IndexFlatL2(dimension)
-        self._index: faiss.Index = faiss.IndexFlatL2(dimension)
-        if len(self.centroids):
-            self._cells.add(self.centroids)
-            inverted = faiss.IndexIVFFlat(self._cells, dimension, len(self.centroids))
-            inverted.nprobe = PROBES
-            self._index = inverted
-        self._index.add(self.patches)
+        self._centre = self.patches.mean(0, dtype=np.float64).astype(np.float32)
+        self._cells = self._with_offset(self.centroids)
+        cell = self.cells()
+        self._order = np.argsort(cell, kind="stable")
+        """Which patch each row of `_sorted` is: they are sorted by cell."""
+        self._sorted = self._with_offset(self.patches[self._order])
+        self._starts = np.searchsorted(cell[self._order], np.arange(len(self.centroids) + 1)).tolist()
 
     @classmethod
     def build(cls, patches: Floats) -> MemoryBank:
@@ -61,15 +66,71 @@ class MemoryBank:
         return cls(patches, centroids)
 
     def cells(self) -> NDArray[np.int64]:
-        """The cell of each patch, (N,), in a bank that has cells."""
-        found: NDArray[np.int64] = self._cells.search(self.patches, 1)[1][:, 0]
+        """The cell of each patch, (N,); all 0 in a bank without cells."""
+        found = np.zeros(len(self.patches), np.int64)
+        for start in range(0, len(found) if len(self.centroids) else 0, PATCHES):
+            piece = slice(start, start + PATCHES)
+            found[piece] = (self._with_one(self.patches[piece]) @ self._cells.T).argmax(1)
         return found
 
     def distance(self, queries: Floats) -> Floats:
         """Euclidean distance of each row of `queries` (Q, D) to its nearest patch, (Q,) float32."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        squared, nearest = self._index.search(queries, 1)
-        # Searched by |q|^2 - 2 q b + |b|^2, which rounds away what is left between near patches.
-        found: Floats = np.linalg.norm(queries - self.patches[nearest[:, 0]], axis=1)
-        distance: Floats = np.where(nearest[:, 0] < 0, np.sqrt(squared[:, 0]), found)
+        search = self._in_cells if len(self.centroids) else self._in_all
+        distance = np.empty(len(queries), np.float32)
+        for start in range(0, len(queries), QUERIES):
+            some = queries[start : start + QUERIES]
+            closeness, row = search(self._with_one(some))
+            found = np.linalg.norm(some - self.patches[self._order[row]], axis=1)
+            distance[start : start + QUERIES] = np.where(np.isneginf(closeness), np.inf, found)
         return distance
+
+    def _in_all(self, queries: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """Closeness to the nearest row of `_sorted`, (Q,), and which it is, (Q,)."""
+        best = np.full(len(queries), -np.inf, np.float32)
+        row = np.zeros(len(queries), np.int64)
+        for start in range(0, len(self._sorted), PATCHES):
+            closeness = queries @ self._sorted[start : start + PATCHES].T
+            nearest = closeness.argmax(1)
+            value = closeness[np.arange(len(queries)), nearest]
+            closer = ~(value <= best)  # what is no number is kept
+            best[closer], row[closer] = value[closer], start + nearest[closer]
+        return best, row
+
+    def _in_cells(self, queries: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        """The same, among the patches of the PROBES cells that are nearest to each query.
+
+        Cell by cell: one product compares all queries that ask it with all its patches.
+        """
+        probes = min(PROBES, len(self._cells))
+        asked = np.argpartition(queries @ self._cells.T, -probes, axis=1)[:, -probes:].ravel()
+        order = np.argsort(asked, kind="stable")
+        counts = np.bincount(asked, minlength=len(self._cells))
+        ends = np.cumsum(counts).tolist()
+        asking = order // probes
+        best = np.full(len(asked), -np.inf, np.float32)
+        row = np.zeros(len(asked), np.int64)
+        numbers = np.arange(len(queries))
+        for cell in np.flatnonzero(counts).tolist():
+            first, end = self._starts[cell], self._starts[cell + 1]
+            if first == end:
+                continue
+            some = slice(ends[cell] - int(counts[cell]), ends[cell])
+            closeness = queries.take(asking[some], 0) @ self._sorted[first:end].T
+            nearest = closeness.argmax(1)
+            best[order[some]] = closeness[numbers[: len(nearest)], nearest]
+            row[order[some]] = first + nearest
+        answer = best.reshape(-1, probes).argmax(1) + probes * numbers
+        return best[answer], row[answer]
+
+    def _with_one(self, values: Floats) -> Floats:
+        """`values` (n, D) from the bank's centre, and a column of 1, (n, D + 1)."""
+        out = np.ones((len(values), values.shape[1] + 1), np.float32)
+        np.subtract(values, self._centre, out=out[:, :-1])
+        return out
+
+    def _with_offset(self, values: Floats) -> Floats:
+        """`values` (n, D) from the bank's centre, and a column of minus half their squared length."""
+        out = self._with_one(values)
+        out[:, -1] = -np.square(out[:, :-1], dtype=np.float64).sum(1) / 2
+        return out
