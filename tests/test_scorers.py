@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from anomaly.models.autoencoder import FeatureAutoencoder
 from anomaly.scorers import SCORERS, FitContext
+from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
 
 SMALL = {"reconstruction": {"steps": 60, "batch_size": 4}}
 
@@ -90,6 +92,51 @@ def test_every_kind_of_autoencoder_learns_and_is_restored(target: str, options: 
     photo = maps(1, channels, size, seed=2)[0]
     assert torch.equal(scorer.score(photo), again.score(photo))
     assert torch.equal(scorer.score(photo), scorer.score(photo)), "scoring draws nothing"
+
+
+def test_a_feature_autoencoder_begins_as_the_best_linear_one() -> None:
+    patches = (
+        torch.randn(500, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 2, 12) + 3
+    )
+    network = FeatureAutoencoder(12, 4)
+    network.start_from(patches)
+    rebuilt = network(patches.T[None, :, :, None])[0, :, :, 0].T
+    variances = torch.linalg.eigvalsh(torch.cov(patches.T, correction=0))
+    assert (rebuilt - patches).square().sum(1).mean().item() == pytest.approx(
+        variances[:-4].sum().item(), 1e-3
+    )
+
+
+def two_surfaces(count: int, seed: int) -> list[torch.Tensor]:
+    """Maps whose left half hardly varies and whose right half varies a lot; channel 0 tells them apart."""
+    generator = torch.Generator().manual_seed(seed)
+    out = []
+    for _ in range(count):
+        values = torch.randn(6, 12, 64, generator=generator)
+        values[1:, :, :32] *= 0.1
+        values[0, :, :32], values[0, :, 32:] = -5.0, 5.0
+        out.append(values)
+    return out
+
+
+def test_a_relative_distance_is_held_against_those_usual_in_such_surroundings() -> None:
+    new, ratios = two_surfaces(1, seed=1)[0], []
+    for relative in (0.0, 1.0):
+        scorer = EmbeddingDistance(EmbeddingOptions(relative=relative))
+        scorer.fit(two_surfaces(8, seed=0), FitContext())
+        scores = scorer.score(new)
+        ratios.append((scores[:, 48:].mean() / scores[:, :16].mean()).item())
+    assert ratios[0] > 5
+    assert 0.5 < ratios[1] < 2
+
+
+def test_a_defect_does_not_excuse_itself_by_its_look() -> None:
+    scorer = EmbeddingDistance(EmbeddingOptions(relative=1.0))
+    scorer.fit(two_surfaces(8, seed=0), FitContext())
+    new = two_surfaces(1, seed=1)[0]
+    odd = new.clone()
+    odd[0, 6, 8], odd[1:, 6, 8] = 5.0, 4.0
+    assert scorer.score(odd)[6, 8] > 5 * scorer.score(new)[6, 8]
 
 
 def test_pixels_can_be_the_target() -> None:

@@ -89,7 +89,8 @@ def _reconstruction(scorer: Reconstruction) -> nn.Module:
 
 @branch.register
 def _embedding(scorer: EmbeddingDistance) -> nn.Module:
-    return NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
+    nearest = NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
+    return _Relative(nearest, scorer) if scorer.options.relative else nearest
 
 
 @branch.register
@@ -108,6 +109,19 @@ class _MeanSquare(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         coordinates: Tensor = F.conv2d(values - self.mean, self.matrix)  # type: ignore[operator,arg-type]
         return coordinates.square().mean(1, keepdim=True)
+
+
+class _Relative(nn.Module):
+    """Distances divided by a power of those to be expected in such surroundings."""
+
+    def __init__(self, distance: nn.Module, scorer: EmbeddingDistance) -> None:
+        super().__init__()
+        self.distance = distance
+        self.expected, self.power = scorer.expected, scorer.options.relative
+
+    def forward(self, values: Tensor) -> Tensor:
+        out: Tensor = self.distance(values) * torch.exp(-self.power * self.expected.of_surroundings(values))
+        return out
 
 
 class _Residual(nn.Module):

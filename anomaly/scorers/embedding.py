@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from anomaly.config import Section
-from anomaly.neighbours import MemoryBank, coreset
+from anomaly.expected import ExpectedDistance
+from anomaly.neighbours import Floats, MemoryBank, coreset
 from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State
 
 
@@ -25,6 +26,9 @@ class EmbeddingOptions(Section):
     bank_size: Annotated[int, Field(ge=1)] = 100_000
     """Largest number of patches of training photos in the memory bank; of more, a coreset is kept, and the
     same share of those of the calibration photos is added."""
+    relative: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The power of the distance to be expected in such surroundings that a distance is divided by: 0 counts
+    it as it is, 1 as a ratio."""
 
 
 @SCORERS.register("embedding")
@@ -33,33 +37,54 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
 
     Config = EmbeddingOptions
     bank: MemoryBank
+    expected: ExpectedDistance
 
     @property
     def input(self) -> Input:
         return "embedding"
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
-        patches = torch.cat([values.flatten(1).T for values in maps]).float().numpy()
+        photos = _patches(maps)
+        self.expected = ExpectedDistance.of(photos, context.seed)
+        patches = np.concatenate(photos)
         self.bank = MemoryBank.build(coreset(patches, self.options.bank_size, context.seed))
         self._seed, self._kept = context.seed, len(self.bank.patches) / len(patches)
 
     def extend(self, maps: Sequence[Tensor]) -> None:
-        patches = torch.cat([values.flatten(1).T for values in maps]).float().numpy()
+        patches = np.concatenate(_patches(maps))
         added = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
         self.bank = MemoryBank(np.concatenate([self.bank.patches, added]), self.bank.centroids)
 
     def score(self, values: Tensor) -> Tensor:
-        distance = self.bank.distance(values.flatten(1).T.numpy())
-        return torch.from_numpy(distance).reshape(values.shape[1:])
+        distance = torch.from_numpy(self.bank.distance(values.flatten(1).T.numpy())).reshape(values.shape[1:])
+        if not self.options.relative:
+            return distance
+        return distance * torch.exp(
+            -self.options.relative * self.expected.of_surroundings(values[None])[0, 0]
+        )
 
     def state(self) -> State:
+        expected = self.expected
         return {
             "patches": torch.from_numpy(self.bank.patches),
             "centroids": torch.from_numpy(self.bank.centroids),
+            "expected.weights": torch.from_numpy(expected.weights),
+            "expected.range": torch.tensor(
+                [expected.offset, expected.low, expected.high], dtype=torch.float64
+            ),
         }
 
     def restore(self, state: State) -> None:
         patches, centroids = state["patches"], state["centroids"]
         if patches.ndim != 2 or centroids.ndim != 2 or patches.shape[1] != centroids.shape[1]:
             raise ValueError("patches and centroids must be two tables of the same width")
+        weights, limits = state["expected.weights"], state["expected.range"]
+        if weights.shape != patches.shape[1:] or limits.shape != (3,):
+            raise ValueError("the expected distance does not fit the patches")
         self.bank = MemoryBank(patches.numpy(), centroids.numpy())
+        self.expected = ExpectedDistance(weights.numpy(), *limits.tolist())
+
+
+def _patches(maps: Sequence[Tensor]) -> list[Floats]:
+    """The patches of each photo, (n, D)."""
+    return [values.flatten(1).T.float().numpy() for values in maps]

@@ -1,0 +1,66 @@
+"""How far normal patches of such surroundings lie from other photos' patches: a linear model of its log.
+
+Some surfaces repeat themselves closely and others never do: the same distance is odd on the one and ordinary
+on the other. Surroundings are asked, not the patch alone, lest a defect excuse itself by its own look.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly.neighbours import EXACT_BELOW, MemoryBank
+
+Floats = NDArray[np.float32]
+
+QUERIES = 4_000
+"""Patches of either half of the photos whose distances the model is fitted on."""
+AROUND = 9
+"""Side of the surroundings, in patches."""
+RIDGE = 0.01
+"""Penalty of the regression, as a share of the mean variance of the patches."""
+
+
+@dataclass(frozen=True)
+class ExpectedDistance:
+    """The expected log distance of a patch (D,), relative to the mean over normal patches."""
+
+    weights: Floats
+    """(D,)"""
+    offset: float
+    low: float
+    high: float
+    """The range over normal patches; expectations outside it are clamped."""
+
+    @classmethod
+    def of(cls, photos: list[Floats], seed: int) -> ExpectedDistance:
+        """From the patches of two or more normal photos, (n, D) each: distances of those of the first half of
+        the photos to those of the second half, and the other way round; of one photo nothing is learnt."""
+        from sklearn.linear_model import Ridge
+
+        if len(photos) < 2:
+            return cls(np.zeros(photos[0].shape[1], np.float32), 0.0, 0.0, 0.0)
+        rng = np.random.default_rng(seed)
+        middle = len(photos) // 2
+        halves = [np.concatenate(part) for part in (photos[:middle], photos[middle:])]
+        patches, distances = [], []
+        for asking, answering in (halves, halves[::-1]):
+            bank = MemoryBank.build(rng.permutation(answering)[:EXACT_BELOW])
+            patches.append(rng.permutation(asking)[:QUERIES])
+            distances.append(bank.distance(patches[-1]))
+        x, distance = np.concatenate(patches).astype(np.float64), np.concatenate(distances)
+        y = np.log(np.maximum(distance, 1e-3 * distance.mean() + 1e-12)).astype(np.float64)
+        model = Ridge(RIDGE * len(x) * (x.var(0).mean() + 1e-12)).fit(x, y - y.mean())
+        found, weights = model.predict(x), np.asarray(model.coef_, dtype=np.float32)
+        return cls(weights, float(model.intercept_), float(found.min()), float(found.max()))
+
+    def of_surroundings(self, embedding: Tensor) -> Tensor:
+        """(B, D, h, w) -> the expected log distance (B, 1, h, w), its mean around each patch."""
+        weights = torch.from_numpy(self.weights)[None, :, None, None]
+        expected = (F.conv2d(embedding, weights) + self.offset).clamp(self.low, self.high)
+        return F.avg_pool2d(expected, AROUND, 1, AROUND // 2, count_include_pad=False)
