@@ -21,6 +21,7 @@ from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.detector import Detector
+from anomaly.expected import ExpectedDistance
 from anomaly.maps import MapStatistics
 from anomaly.models.backbones import build_backbone
 from anomaly.models.encoder import Encoder
@@ -42,6 +43,7 @@ def small_model(folder: Path) -> None:
     scorers["reconstruction"]._build(encoder.backbone.channels)
     patches = rng.normal(size=(50, 8)).astype(np.float32)
     scorers["embedding"].bank = MemoryBank(patches, np.empty((0, 8), np.float32))
+    scorers["embedding"].expected = ExpectedDistance(np.zeros(8, np.float32), 0.0, 0.0, 0.0)
     statistics = {name: MapStatistics(*np.ones((2, 4, 4), np.float32)) for name in scorers}
     scores = np.sort(rng.random(19))
     calibration = Calibration(scores, config.calibration, float(scores[-1]))

@@ -77,7 +77,7 @@ def test_a_bank_is_searched_as_torch_does_small_or_large(tmp_path: Path, size: i
     bank = MemoryBank.build(patches)
     if len(bank.centroids):  # one more cell, which no patch lies in
         bank = MemoryBank(patches, np.concatenate([bank.centroids, np.full((1, 6), 40 + 3e3, np.float32)]))
-    scorer = EmbeddingDistance(EmbeddingDistance.Config())
+    scorer = EmbeddingDistance(EmbeddingDistance.Config(relative=0))
     scorer.bank = bank
     queries = rng.normal(size=(2, 6, 8, 5)).astype(np.float32) + 40
     queries[0, :, 0, 0] = patches[7]  # a known patch, and one that is almost known
