@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,12 @@ class Bundle:
     @property
     def versions(self) -> Versions:
         return Versions(self.path, self.model_hash)
+
+    def refreshed(self) -> Bundle:
+        """This model with the version of its policy that is in force now. Raises BundleError where the log
+        does not verify."""
+        policy = self.versions.current(Policy.born(self.detector.calibration))
+        return replace(self, detector=replace(self.detector, policy=policy))
 
 
 def write_bundle(

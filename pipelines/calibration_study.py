@@ -1,11 +1,12 @@
 """Do thresholds keep their promise on real photos? 500 random draws of the photos that choose one.
 
-    python -m pipelines.calibration_study [--json] [--splits 500] [--sets magnetic_tile,...] [--cache FOLDER]
+    python -m pipelines.calibration_study [--json] [--splits 500] [--sets magnetic_tile,...] [--models FOLDER]
 
-The sets are looked for in $ANOMALY_DATA. A small model is fitted on some normal photos, all other photos are
-scored once, and the scores kept in the cache; then every draw costs nothing. The scored photos are taken for
-the whole production. A draw takes some of them at random, chooses a threshold that promises a rate with 95 %
-confidence, and the rate that comes about is counted
+The sets are looked for in $ANOMALY_DATA, the model of each in FOLDER, under the name of the set; where there
+is none, one is fitted there on some normal photos, with the shortest sensible training. All photos that the
+model has not seen are scored once, and the scores kept beside it; then every draw costs nothing. The scored
+photos are taken for the whole production. A draw takes some of them at random, chooses a threshold that
+promises a rate with 95 % confidence, and the rate that comes about is counted
 
 - in the production: the share of all scored photos, which is what the promise speaks of, and
 - on the rest: the photos that were not drawn. These are a sample themselves and scatter, so that a rate on
@@ -16,8 +17,9 @@ confidence, and the rate that comes about is counted
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,20 +29,26 @@ from typing import Any
 import numpy as np
 from scipy.stats import betabinom
 
+from anomaly.bundle import MANIFEST, Bundle, read_bundle
 from anomaly.cli.terminal import TerminalProgress, result, say
 from anomaly.config import RunConfig
+from anomaly.data.images import fingerprint
 from anomaly.data.layouts import read_samples
 from anomaly.errors import CalibrationError
-from anomaly.fitting.stages import Fit
+from anomaly.fitting.run import fit
 from anomaly.metrics import Floats, as_groups
+from anomaly.models.training import Progress
 from anomaly.quality.intervals import allowed_failures, upper_bound
 from anomaly.quality.order_statistics import guaranteed_threshold
 from anomaly.quality.thresholds import Rule, choose
 from anomaly.records import Sample
+from anomaly.tuning.scores import ScoreCache
 
 SETS = ("magnetic_tile", "bsdata")
 CONFIDENCE = 0.95
 FIT_PHOTOS = 80
+LARGEST_DRAW = 0.7
+"""Share of the photos at hand that a draw may take: of the rest the rate is counted too."""
 SETTINGS = (
     "image.image_size=128",
     "contrastive.steps=10",
@@ -69,10 +77,20 @@ class Question:
     """Whether whole groups are drawn although photos are counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One scored photo."""
+
+    anomalous: bool
+    group: str | None
+    score: float
+
+
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "magnetic_tile": (
         Question("overkill", 0.05, 100),
         Question("overkill", 0.05, 300),
+        Question("overkill", 0.02, 150),
         Question("overkill", 0.02, 200),
         Question("overkill", 0.01, 300),
         Question("escape", 0.05, 100),
@@ -82,7 +100,9 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "bsdata": (
         Question("overkill", 0.05, 60, by_group=True),
         Question("overkill", 0.10, 60, by_group=True),
+        Question("overkill", 0.05, 100),
         Question("overkill", 0.05, 200),
+        Question("overkill", 0.05, 100, split_groups=True),
         Question("overkill", 0.05, 200, split_groups=True),
         Question("escape", 0.05, 100),
     ),
@@ -97,43 +117,57 @@ def group_of(name: str, path: Path) -> str | None:
     return f"{place}_{angle}_{when[:6]}"
 
 
-def scored(name: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
-    """label, group and score of every photo that was not fitted on, from the cache if it is there."""
-    kept = cache / f"{name}.json"
-    if kept.exists():
-        rows: list[dict[str, Any]] = json.loads(kept.read_text())
-        return rows
-    samples = [replace(s, group=group_of(name, s.path)) for s in read_samples(folder)]
-    normal = [sample for sample in samples if sample.label == "normal"]
-    unit = as_groups([sample.group for sample in normal], len(normal))
-    shuffled = np.random.default_rng(0).permutation(unit.max() + 1)
-    photos_so_far = np.cumsum(np.bincount(unit)[shuffled])
-    fit_units = set(shuffled[: int(np.searchsorted(photos_so_far, FIT_PHOTOS)) + 1].tolist())
-    fitted = [replace(s, split="train") for s, u in zip(normal, unit, strict=True) if u in fit_units]
-    rest: list[Sample] = [s for s, u in zip(normal, unit, strict=True) if u not in fit_units]
-    rest += [sample for sample in samples if sample.label == "anomalous"]
-    progress = TerminalProgress()
-    with progress.running():
-        detector = Fit(RunConfig.load(None, list(SETTINGS)), progress=progress).run(fitted).detector
-        rows = []
-        for done, sample in enumerate(rest, start=1):
-            score = detector.score(detector.read(sample.path)).image_score
-            rows.append({"label": sample.label, "group": sample.group, "score": score})
-            progress.step(f"scoring {name}", done, len(rest))
-    cache.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(rows))
+def model_of(name: str, samples: Sequence[Sample], models: Path, progress: Progress) -> Bundle:
+    """The model `models`/<name>; where there is none, one is fitted there on some normal photos."""
+    folder, photos = models / name, models / f"{name}.photos"
+    if not (folder / MANIFEST).exists():
+        normal = [sample for sample in samples if sample.label == "normal"]
+        unit = as_groups([sample.group for sample in normal], len(normal))
+        shuffled = np.random.default_rng(0).permutation(unit.max() + 1)
+        so_far = np.cumsum(np.bincount(unit)[shuffled])
+        chosen = set(shuffled[: int(np.searchsorted(so_far, FIT_PHOTOS)) + 1].tolist())
+        photos.mkdir(parents=True, exist_ok=True)
+        with open(photos / "photos.csv", "w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("path", "group"))
+            for i, (sample, u) in enumerate(zip(normal, unit, strict=True)):
+                if u in chosen:
+                    shutil.copy(sample.path, photos / f"{i}{sample.path.suffix}")
+                    table.writerow((f"{i}{sample.path.suffix}", sample.group))
+        config = RunConfig.load(None, [*SETTINGS])
+        fit(photos / "photos.csv", folder, config, overwrite=True, progress=progress)
+    return read_bundle(folder)
+
+
+def scored(bundle: Bundle, samples: Sequence[Sample], progress: Progress) -> list[Row]:
+    """Label, group and score of every photo that the model was not fitted on, each content once; from the
+    cache of scores beside the model where they are there."""
+    cache, seen = ScoreCache(bundle), set(bundle.manifest["data"]["sha256"])
+    rows = []
+    for done, sample in enumerate(samples, start=1):
+        if fingerprint(sample.path) not in seen:
+            sha256, known = cache.known(sample)
+            seen.add(sha256)
+            rows.append(Row(sample.label == "anomalous", sample.group, known.image_score))
+        progress.step(f"scoring {bundle.path.name}", done, len(samples))
     return rows
 
 
-def ask(question: Question, rows: Sequence[dict[str, Any]], splits: int, seed: int = 0) -> dict[str, Any]:
-    """How often the promise of `question` was broken in `splits` draws."""
-    label = "normal" if question.promise == "overkill" else "anomalous"
-    scores = np.array([row["score"] for row in rows if row["label"] == label])
-    unit = as_groups([row["group"] for row in rows if row["label"] == label], scores.size)
+def ask(question: Question, rows: Sequence[Row], splits: int, seed: int = 0) -> dict[str, Any]:
+    """How often the promise of `question` was broken in `splits` draws. Raises CalibrationError where the
+    rows are too few for the promise or for the draws."""
+    kept = [row for row in rows if row.anomalous == (question.promise == "escape")]
+    scores = np.array([row.score for row in kept])
+    unit = as_groups([row.group for row in kept], scores.size)
     if question.by_group:
         highest = np.full(unit.max() + 1, -np.inf)
         np.maximum.at(highest, unit, scores)
         scores, unit = highest, np.arange(highest.size)
+    if question.drawn > LARGEST_DRAW * scores.size:
+        raise CalibrationError(
+            f"{question.promise} at most {question.rate:g}: {scores.size} are too few to draw "
+            f"{question.drawn}"
+        )
     threshold_of = _overkill if question.promise == "overkill" else _escape
     rng = np.random.default_rng(seed)
     production, rest, sizes = [], [], []
@@ -188,19 +222,22 @@ def _law(n: int, m: int, rate: float) -> float:
 
 
 def study(
-    sets: Sequence[str], root: Path, cache: Path, splits: int, tell: Callable[[dict[str, Any]], None]
+    sets: Sequence[str], root: Path, models: Path, splits: int, tell: Callable[[dict[str, Any]], None]
 ) -> None:
     """Ask every question of every set that is there."""
     for name in sets:
-        if not (root / name / "train" / "good").is_dir() and not (cache / f"{name}.json").exists():
+        if not (root / name / "train" / "good").is_dir():
             say(f"{name}: not in {root}, left out (set ANOMALY_DATA)")
             continue
-        rows = scored(name, root / name, cache)
+        samples = [replace(s, group=group_of(name, s.path)) for s in read_samples(root / name)]
+        progress = TerminalProgress()
+        with progress.running():
+            rows = scored(model_of(name, samples, models, progress), samples, progress)
         for question in QUESTIONS[name]:
             try:
                 tell({"set": name, **ask(question, rows, splits)})
             except CalibrationError as error:
-                say(f"{name}: {error}")
+                say(f"{name}, left out: {error}")
 
 
 def line(row: dict[str, Any]) -> str:
@@ -219,7 +256,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--splits", type=int, default=500)
     parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--cache", type=Path, default=Path("runs/calibration_study"))
+    parser.add_argument("--models", type=Path, default=Path("runs/calibration_study"))
     options = parser.parse_args()
     if not options.json:
         print(
@@ -232,7 +269,7 @@ def main() -> None:
     unknown = set(options.sets.split(",")) - set(QUESTIONS)
     if unknown:
         sys.exit(f"unknown set {sorted(unknown)[0]!r}: use {', '.join(QUESTIONS)}")
-    study(options.sets.split(","), root, options.cache, options.splits, tell)
+    study(options.sets.split(","), root, options.models, options.splits, tell)
 
 
 if __name__ == "__main__":

@@ -45,10 +45,18 @@ def test_audit_finds_what_was_done_to_the_log(
         assert log.read_text() == text
     log.write_text("".join(lines))
     assert run(capfd, *verify)[0] == 0
+    page = tmp_path / "filed/audit.html"
+    show = ("audit", "show", "--model", own_model)
+    code, stdout, stderr = run(capfd, *show, "--report", page)
+    assert code == 0 and stdout.count("\n") == 3 and f"report: {page}" in stderr
+    text = page.read_text()
+    assert "3 changes since the fit" in text and "tuned: two" in text and signed in text
+    assert "70 normal, 9 anomalous" in text and "Signatures" in text
     evidence = log.parent / "files" / json.loads(first)["entry"]["evidence"]["file"]
     evidence.write_bytes(evidence.read_bytes().replace(b"normal", b"no mal", 1))
     code, _, stderr = run(capfd, *verify)
     assert code == 4 and "was changed after it was written" in stderr
+    assert run(capfd, *show, "--report", page)[0] == 4, "no page says intact of a log that is not"
 
 
 def sign_several(versions: Versions, policy: Policy, start: Any) -> None:

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from conftest import QUICK
 
+from anomaly.data.layouts import read_samples
+from anomaly.detector import Detector
+from anomaly.models.training import Silent
 from pipelines import calibration_study
-from pipelines.calibration_study import Question, ask, group_of
+from pipelines.calibration_study import Question, Row, ask, group_of
 
 
-def planted(scores: np.ndarray, label: str, group_size: int = 1) -> list[dict[str, object]]:
-    return [
-        {"label": label, "group": str(i // group_size), "score": s} for i, s in enumerate(scores.tolist())
-    ]
+def planted(scores: np.ndarray, anomalous: bool = False, group_size: int = 1) -> list[Row]:
+    return [Row(anomalous, str(i // group_size), score) for i, score in enumerate(scores.tolist())]
 
 
 @pytest.mark.parametrize("promise", ["overkill", "escape"])
 def test_independent_scores_keep_the_promise(promise: str) -> None:
-    label = "normal" if promise == "overkill" else "anomalous"
-    rows = planted(np.random.default_rng(1).normal(size=900), label)
+    rows = planted(np.random.default_rng(1).normal(size=900), promise == "escape")
     found = ask(Question(promise, 0.05, 100), rows, splits=400)  # type: ignore[arg-type]
     assert 0.01 < found["mean_rate"] < 0.03 and found["broken"] <= found["may_be_broken"]
     above = found["broken_on_the_rest"] - found["law_on_the_rest"]
@@ -35,7 +35,7 @@ def test_independent_scores_keep_the_promise(promise: str) -> None:
 
 def test_photos_of_one_part_break_it_and_counting_parts_mends_it() -> None:
     rng = np.random.default_rng(2)
-    rows = planted(np.repeat(rng.normal(size=150), 6) + rng.normal(0, 0.01, 900), "normal", group_size=6)
+    rows = planted(np.repeat(rng.normal(size=150), 6) + rng.normal(0, 0.01, 900), group_size=6)
     photos = ask(Question("overkill", 0.05, 360, split_groups=True), rows, splits=300)
     parts = ask(Question("overkill", 0.05, 60, by_group=True), rows, splits=300)
     assert photos["broken"] > 2 * photos["may_be_broken"]
@@ -53,13 +53,14 @@ def test_the_study_scores_once_and_prints_a_row_for_each_question(
     monkeypatch.setenv("ANOMALY_DATA", str(product.parent))
     monkeypatch.setattr(calibration_study, "SETTINGS", QUICK)
     monkeypatch.setattr(calibration_study, "FIT_PHOTOS", 40)
-    questions = (Question("overkill", 0.4, 6), Question("escape", 0.5, 5), Question("overkill", 0.01, 6))
+    few = (Question("escape", 0.5, 5), Question("overkill", 0.01, 6))
+    questions = (Question("overkill", 0.4, 6), Question("escape", 0.6, 4), *few)
     monkeypatch.setattr(calibration_study, "QUESTIONS", {product.name: questions, "absent": questions})
     arguments = [
         "study",
         "--splits",
         "20",
-        "--cache",
+        "--models",
         str(tmp_path / "c"),
         "--sets",
         f"{product.name},absent",
@@ -70,7 +71,19 @@ def test_the_study_scores_once_and_prints_a_row_for_each_question(
     rows = [json.loads(line) for line in told.out.splitlines()]
     assert [(row["promise"], row["of"]) for row in rows] == [("overkill", 11), ("escape", 6)]
     assert "needs at least 299" in told.err and "absent: not in" in told.err
+    assert "left out: escape at most 0.5: 6 are too few to draw 5" in told.err
     monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.setattr(calibration_study, "Fit", None)
+    monkeypatch.setattr(calibration_study, "fit", None)
+    monkeypatch.setattr(Detector, "score", None)
     calibration_study.main()
-    assert capsys.readouterr().out.count("\n| " + product.name) == 2, "from the cache, without a fit"
+    assert capsys.readouterr().out.count("\n| " + product.name) == 2, "of the model that is there, unscored"
+
+
+def test_a_model_that_was_fitted_elsewhere_is_asked_about_photos_it_has_not_seen(
+    product: Path, own_model: Path
+) -> None:
+    samples = read_samples(product)
+    bundle = calibration_study.model_of(own_model.name, samples, own_model.parent, Silent())
+    rows = calibration_study.scored(bundle, samples, Silent())
+    assert bundle.path == own_model and [row.anomalous for row in rows].count(True) == 6
+    assert len(rows) == 12, "the test photos alone"

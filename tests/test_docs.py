@@ -100,8 +100,10 @@ def test_thresholds_are_tuned_as_written(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model, "models/cap")
     copy_test_photos(product, tmp_path / "dataset")
+    shutil.copytree(product / "test/good", "photos/cameras/left")
+    Path("photos/lots.csv").write_text("path,group\ncameras/left/000.png,lot 7\n")
     written = commands("docs/thresholds.md")
-    assert [words[1] for words in written] == ["tune"] * 6 + ["audit"] * 2
+    assert [words[1] for words in written] == ["tune"] * 6 + ["audit"] * 2 + ["inspect"] * 3
     for words in written:
         code, _, stderr = run(capfd, *words[1:])
         assert code == 0, stderr

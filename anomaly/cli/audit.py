@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anomaly.cli.terminal import result, show
+from anomaly.cli.terminal import result, say, show
 from anomaly.errors import BundleError
 
 app = typer.Typer(
@@ -40,9 +40,16 @@ def verify(
 
 
 @app.command("show")
-def show_log(model: Model, json_: Json = False) -> None:
+def show_log(
+    model: Model,
+    report: Annotated[Path | None, typer.Option("--report", help="Page to write, to be filed.")] = None,
+    json_: Json = False,
+) -> None:
     """List every version: when, by whom, why, from which threshold to which."""
-    records = _versions(model).records()
+    versions = _versions(model)
+    records = versions.records() if report is None else versions.verify()
+    if report is not None:
+        _file(report, model, versions.model_hash, records)
     if json_:
         result({"versions": records})
         return
@@ -50,6 +57,16 @@ def show_log(model: Model, json_: Json = False) -> None:
         show("no change since the fit: version 0 is in force")
     for record in records:
         show(_line(record))
+
+
+def _file(page: Path, model: Path, model_hash: str, records: list[dict[str, Any]]) -> None:
+    from anomaly.bundle import read_manifest
+    from anomaly.report.filed import write_page
+    from anomaly.tuning.history import history_report
+
+    born = float(read_manifest(model)["threshold"])
+    write_page(page, history_report(model.resolve().name, model_hash, born, records))
+    say(f"report: {page}")
 
 
 def _versions(model: Path) -> Any:

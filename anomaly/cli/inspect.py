@@ -14,12 +14,18 @@ ANOMALIES_FOUND = 10
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(help="Photos and folders of photos.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Photos, folders of photos, CSV manifests with groups.")
+    ],
     model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, heatmaps and the report.")],
     group: Annotated[
-        str | None, typer.Option("--group", help="Product, camera or lot of these photos, as tuned.")
+        str | None,
+        typer.Option("--group", help="Product, camera or lot, as tuned, of photos that name none."),
     ] = None,
+    group_by_folder: Annotated[
+        bool, typer.Option("--group-by-folder", help="A photo's sub-folder is its group.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier inspection.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished inspection of the same photos.")
@@ -35,22 +41,24 @@ def command(
 ) -> None:
     """Judge photos: normal, anomalous, to be reviewed where there is a review band, or not readable."""
     from anomaly.bundle import read_bundle
+    from anomaly.inspection.groups import photos_of, without_threshold
     from anomaly.inspection.identity import begun_runtime, finished_run, run_of
     from anomaly.inspection.scoring import choose_scorer
-    from anomaly.inspection.stream import expand, in_order, judge
+    from anomaly.inspection.stream import in_order, judge
     from anomaly.inspection.writer import Drawn, Writer
+    from anomaly.records import Sample
 
-    photos = expand(paths)
+    photos = photos_of(paths, group, group_by_folder)
     bundle = read_bundle(model)
     if resume and runtime == "auto":  # the runtime that it was begun with
         runtime = begun_runtime(out) or runtime
     workers = os.cpu_count() or 1
     score = choose_scorer(bundle, runtime, threads=1, say=say)
     policy = bundle.detector.policy
-    if group is not None and group not in policy.groups:
-        known = ", ".join(policy.groups) or "none"
-        say(f"no threshold for group {group!r} (known: {known}): the pooled one decides")
-    run = run_of(bundle, photos, score.runtime, group)
+    asked = policy.groups or group is not None or group_by_folder
+    if asked and (sentence := without_threshold(policy, (photo.group for photo in photos))):
+        say(sentence)
+    run = run_of(bundle, photos, score.runtime)
     summary = finished_run(out, run) if resume else None
     interrupted = False
     if summary is None:
@@ -58,13 +66,16 @@ def command(
         again = {"overwrite": overwrite, "resume": resume}
         with Writer(out, bundle, **again, group=group, run=run) as writer, progress.running():
 
-            def draw(path: Path) -> Drawn:
-                return writer.draw(judge(bundle.detector, path, score, group=group))
+            def draw(photo: Sample) -> Drawn:
+                return writer.draw(judge(bundle.detector, photo.path, score, group=photo.group))
+
+            def waiting_for(photo: Sample, seconds: float) -> None:
+                progress.waiting_for(photo.path, seconds)
 
             if writer.done:
                 say(f"going on after {writer.done} of {len(photos)} photos")
             try:
-                for drawn in in_order(draw, photos[writer.done :], workers, progress.waiting_for):
+                for drawn in in_order(draw, photos[writer.done :], workers, waiting_for):
                     verdict = writer.write(drawn)
                     if json_:
                         result(verdict.to_dict())

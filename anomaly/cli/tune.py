@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from anomaly.cli.filing import track as in_run
 from anomaly.cli.terminal import TerminalProgress, result, say, show
@@ -15,9 +15,21 @@ from anomaly.errors import ConfigError
 if TYPE_CHECKING:
     from anomaly.bundle import Bundle
     from anomaly.quality.thresholds import Costs
-    from anomaly.tuning.tune import Tuned
+    from anomaly.tuning.tuned import Tuned
 
 DEFAULT = "choose"
+
+
+class Unnamed(typer.Context):
+    """Of a command that is called by the name of its group."""
+
+    @property
+    def command_path(self) -> str:
+        return self.parent.command_path if self.parent else super().command_path
+
+
+class Choose(TyperCommand):
+    context_class = Unnamed
 
 
 class Tune(TyperGroup):
@@ -56,7 +68,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Track = Annotated[bool, typer.Option(help="Add the result to the model's MLflow run.")]
 
 
-@app.command(DEFAULT, epilog=EPILOG)
+@app.command(DEFAULT, cls=Choose, epilog=EPILOG)
 def choose(
     model: Model,
     labelled: Annotated[
@@ -109,7 +121,8 @@ def choose(
     from anomaly.data.layouts import read_samples
     from anomaly.policy.regions import read_rules
     from anomaly.quality.thresholds import Rule
-    from anomaly.tuning.tune import Asked, put_in_force, tune
+    from anomaly.tuning.tune import put_in_force, tune
+    from anomaly.tuning.tuned import Asked
 
     if not dry_run and not why.strip():
         raise ConfigError("a change of what decides is signed with its reason: give --why, or --dry-run")
@@ -227,13 +240,14 @@ def _costs(escape: float | None, overkill: float | None, rate: float | None) -> 
 
 def _file(tuned: Tuned, report: Path | None, why: str) -> Path | None:
     """Write the report; None for a dry run that asks for none."""
-    from anomaly.tuning.report import tuning_report, write_report
+    from anomaly.report.filed import write_page
+    from anomaly.tuning.report import tuning_report
 
     if report is None:
         if tuned.record is None:
             return None
         report = tuned.bundle.versions.report(tuned.record["index"] + 1)
-    write_report(report, tuning_report(tuned, why))
+    write_page(report, tuning_report(tuned, why))
     return report
 
 

@@ -16,8 +16,12 @@ def command(
     model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, heatmaps and counters.")],
     group: Annotated[
-        str | None, typer.Option("--group", help="Product, camera or lot of these photos, as tuned.")
+        str | None,
+        typer.Option("--group", help="Product, camera or lot, as tuned, of photos that name none."),
     ] = None,
+    group_by_folder: Annotated[
+        bool, typer.Option("--group-by-folder", help="A photo's sub-folder is its group.")
+    ] = False,
     settle: Annotated[
         float, typer.Option(min=0.0, help="Seconds that a file must not have changed for.")
     ] = 1.0,
@@ -38,6 +42,7 @@ def command(
 ) -> None:
     """Judge photos as they arrive, until Ctrl-C or SIGTERM; started again, it goes on where it stopped."""
     from anomaly.bundle import read_bundle
+    from anomaly.inspection.groups import without_threshold
     from anomaly.inspection.identity import watch_of
     from anomaly.inspection.scoring import choose_scorer
     from anomaly.inspection.watch import Watch, check_folders
@@ -50,11 +55,13 @@ def command(
     cores = os.cpu_count() or 1
     score = choose_scorer(bundle, runtime, threads=1, say=say)
     progress = TerminalProgress()
-    run = watch_of(bundle, folder, group)
+    if group is not None and (sentence := without_threshold(bundle.detector.policy, [group])):
+        say(sentence)
+    run = watch_of(bundle, folder, group, group_by_folder)
     with Writer(out, bundle, resume=True, group=group, run=run) as writer, progress.running():
         watch = Watch(
             folder, writer, score, workers=cores, settle=settle, patience=patience, webhook=hook,
-            waiting_for=progress.waiting_for,
+            by_folder=group_by_folder, waiting_for=progress.waiting_for, say=say,
         )  # fmt: skip
         say(f"watching {folder}, {writer.done} photos judged so far; stop with Ctrl-C")
         try:

@@ -11,34 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle
+from anomaly.records import Sample
 
 WORK = ".inspection"
 """Folder of what only an unfinished inspection needs."""
 RUN = "run.json"
 
 
-def run_of(bundle: Bundle, photos: Sequence[Path], runtime: str, group: str | None = None) -> dict[str, Any]:
-    """What makes two runs one inspection: the photos, in order, the model, what decides and what scores."""
-    paths = hashlib.sha256()
-    for path in photos:
-        paths.update(os.fsencode(path) + b"\0")
+def run_of(bundle: Bundle, photos: Sequence[Sample], runtime: str) -> dict[str, Any]:
+    """What makes two runs one inspection: the photos and their groups, in order, the model, what decides and
+    what scores."""
+    paths, groups = hashlib.sha256(), hashlib.sha256()
+    for photo in photos:
+        paths.update(os.fsencode(photo.path) + b"\0")
+        groups.update(os.fsencode(photo.group or "") + b"\0")
     return {
         "photos": len(photos),
         "paths": paths.hexdigest(),
         "model": bundle.model_hash,
         "threshold_version": bundle.detector.policy.version,
-        "group": group,
+        "groups": groups.hexdigest(),
         "runtime": runtime,
     }
 
 
-def watch_of(bundle: Bundle, folder: Path, group: str | None = None) -> dict[str, Any]:
-    """What makes two runs of `watch` one: the folder, the model and what decides, whatever scores."""
+def watch_of(
+    bundle: Bundle, folder: Path, group: str | None = None, by_folder: bool = False
+) -> dict[str, Any]:
+    """What makes two runs of `watch` one: the folder, the model and the groups; new versions are taken up."""
     return {
         "watched": os.path.realpath(folder),
         "model": bundle.model_hash,
-        "threshold_version": bundle.detector.policy.version,
         "group": group,
+        "group_by_folder": by_folder,
     }
 
 

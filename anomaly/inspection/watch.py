@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.data.images import one_line
-from anomaly.errors import DataError
+from anomaly.errors import BundleError, DataError
 from anomaly.inspection.arrivals import Arrivals, SeenFile, Stamp, listing
+from anomaly.inspection.groups import folder_group
 from anomaly.inspection.stream import Score, in_order, judge
 from anomaly.inspection.webhook import Webhook
 from anomaly.inspection.writer import Drawn, Writer, write_whole
@@ -48,14 +49,19 @@ class Watch:
         settle: float,
         patience: float,
         webhook: Webhook | None = None,
+        by_folder: bool = False,
         waiting_for: Waiting = lambda thing, seconds: None,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """Raises DataError where the output cannot be written."""
+        """`by_folder`: a photo's sub-folder is its group. Raises DataError where the output cannot be
+        written."""
         self.folder = folder
         self.writer = writer
         self.webhook = webhook
         self.counts: Counter[str] = Counter(writer.counts)
-        self._score, self._workers, self._waiting_for = score, workers, waiting_for
+        self._score, self._workers, self._waiting_for, self._say = score, workers, waiting_for, say
+        self._by_folder = by_folder
+        self._log_stamp: tuple[int, int] | None = None
         self._last: float | None = None
         self._trouble: str | None = None
         try:
@@ -65,8 +71,10 @@ class Watch:
         self.arrivals = Arrivals(settle, patience, self._seen.stamps)
 
     def poll(self) -> list[Verdict]:
-        """Judge what has arrived; the verdicts that were recorded. A folder that cannot be read just now is
-        looked at again next time, and the heartbeat says so."""
+        """Judge what has arrived, by the version in force; the verdicts that were recorded. A folder that
+        cannot be read just now is looked at again next time, and the heartbeat says so. Raises BundleError
+        where the log of versions no longer verifies."""
+        self._follow()
         recorded = []
         try:
             files = listing(self.folder)
@@ -78,8 +86,25 @@ class Watch:
             for path, stamp, drawn in in_order(self._draw, ready, self._workers, self._wait):
                 if verdict := self._record(path, stamp, drawn):
                     recorded.append(verdict)
-        self.report("watching")
+        self.report("watching" if self._trouble is None else "waiting for the folder")
         return recorded
+
+    def _follow(self) -> None:
+        """Take up a version that was put in force since the last look."""
+        stamp = self.writer.bundle.versions.stamp()
+        if stamp == self._log_stamp:
+            return
+        before = self.writer.policy.version
+        try:
+            self.writer.bundle = self.writer.bundle.refreshed()
+        except BundleError as error:
+            self._trouble = str(error)
+            self.report("stopped")
+            raise
+        self._log_stamp = stamp
+        now = self.writer.policy.version
+        if now != before:
+            self._say(f"version {now} decides from now on, version {before} until here")
 
     def report(self, state: str) -> None:
         """Write heartbeat and counters. Raises DataError where the disk is full."""
@@ -87,7 +112,8 @@ class Watch:
         beat = {
             "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
             "pid": os.getpid(),
-            "state": state if self._trouble is None else "waiting for the folder",
+            "state": state,
+            "version": self.writer.policy.version,
             "trouble": self._trouble,
             "photos": self.writer.done,
             "waiting": self.arrivals.waiting,
@@ -109,7 +135,8 @@ class Watch:
 
     def _draw(self, item: tuple[str, Stamp]) -> tuple[str, Stamp, Drawn]:
         path, stamp = item
-        judged = judge(self.writer.bundle.detector, Path(path), self._score, group=self.writer.group)
+        group = folder_group(Path(path), self.folder) if self._by_folder else ""
+        judged = judge(self.writer.bundle.detector, Path(path), self._score, group=group or self.writer.group)
         return path, stamp, self.writer.draw(judged)
 
     def _record(self, path: str, stamp: Stamp, drawn: Drawn) -> Verdict | None:
@@ -136,6 +163,7 @@ class Watch:
             yield f'anomaly_photos_total{{decision="{decision}"}} {self.counts[decision]}\n'
         gauges: dict[str, Any] = {
             "anomaly_photos_waiting": self.arrivals.waiting,
+            "anomaly_threshold_version": self.writer.policy.version,
             "anomaly_heartbeat_timestamp_seconds": f"{now:.3f}",
             "anomaly_folder_readable": int(self._trouble is None),
         }

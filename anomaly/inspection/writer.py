@@ -29,6 +29,7 @@ from anomaly.inspection.gallery import Gallery, Pictures
 from anomaly.inspection.identity import RUN, WORK, begun_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
 from anomaly.inspection.stream import Judged
+from anomaly.policy.policy import Policy
 from anomaly.records import Decision, Verdict
 from anomaly.render import jpeg_bytes, outline, overlay, png_bytes, thumbnail
 from anomaly.report.inspection import inspection_report
@@ -67,9 +68,9 @@ class Writer:
         group: str | None = None,
         run: dict[str, Any] | None = None,
     ) -> None:
-        """For photos of `group`. `run` says what is inspected, see `run_of`; `resume` goes on with an
-        unfinished one that said the same, or begins it. Raises DataError where `out` holds another inspection
-        and not `overwrite`, or cannot be written."""
+        """`group` is that of photos which name none. `run` says what is inspected, see `run_of`; `resume`
+        goes on with an unfinished one that said the same, or begins it. Raises DataError where `out` holds
+        another inspection and not `overwrite`, or cannot be written."""
         run = run or {}
         begun = begun_run(out)
         going_on = resume and begun is not None
@@ -90,10 +91,7 @@ class Writer:
         self.out = out
         self.bundle = bundle
         self.run = run
-        self.policy = bundle.detector.policy
         self.group = group
-        self.cut = self.policy.cut_of(group)
-        self.ceiling = colour_ceiling(self.policy.normal_scores, self.cut.threshold)
         self._tally = Tally()
         self._milliseconds = array("f")
         with self.writing():
@@ -107,6 +105,11 @@ class Writer:
             self._gallery = Gallery(out / WORK / "gallery")
         for index, verdict in enumerate(read_journal(out)):
             self._count(index, verdict)
+
+    @property
+    def policy(self) -> Policy:
+        """What decides; `watch` changes it between two photos."""
+        return self.bundle.detector.policy
 
     @property
     def counts(self) -> Mapping[Decision, int]:
@@ -123,14 +126,15 @@ class Writer:
         verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
         if photo is None or values is None or verdict.decision not in ("anomalous", "review"):
             return Drawn(verdict)
-        assert verdict.image_score is not None
-        threshold = self.cut.threshold
+        assert verdict.image_score is not None and verdict.threshold is not None
+        threshold = verdict.threshold
         seen = self.policy.seen(values)
-        heat = overlay(photo, seen, threshold, self.ceiling)
+        heat = overlay(photo, seen, threshold, colour_ceiling(self.policy.normal_scores, threshold))
         pictures: Pictures | None = None
         if self._gallery.wants(verdict.image_score):
             expected = self.bundle.detector.expected(photo)
-            low = threshold if verdict.decision == "anomalous" else self.cut.lowest
+            low = threshold if verdict.decision == "anomalous" else verdict.review_threshold
+            assert low is not None
             pictures = {
                 "original": jpeg_bytes(thumbnail(photo, SIDE)),
                 "heatmap": jpeg_bytes(thumbnail(heat, SIDE)),
@@ -157,19 +161,21 @@ class Writer:
     def finish(self, *, interrupted: bool = False, parquet: bool = False) -> dict[str, Any]:
         """Write summary and report; the summary. An interrupted inspection can be resumed."""
         policy, calibration = self.policy, self.bundle.detector.calibration
-        counts = self._tally.counts
+        counts, cut = self._tally.counts, self.policy.cut_of(self.group)
         summary: dict[str, Any] = {
             "photos": self.done,
             **{decision: counts[decision] for decision in ("normal", "review", "anomalous", "error")},
             "interrupted": interrupted,
             "version": policy.version,
+            "versions": {str(number): n for number, n in sorted(self._tally.versions.items())},
             "group": self.group,
-            "threshold": self.cut.threshold,
-            "review_threshold": self.cut.review_threshold,
+            "groups": {name: self._group(name) for name in sorted(self._tally.groups)},
+            "threshold": cut.threshold,
+            "review_threshold": cut.review_threshold,
             "target_fpr": None if policy.version else calibration.config.target_fpr,
             "n_calibration": len(policy.normal_scores),
             "guarantee": policy.promise,
-            "ceiling": self.ceiling,
+            "ceiling": colour_ceiling(policy.normal_scores, cut.threshold),
             "model": self.bundle.path.name,
             "model_hash": self.bundle.model_hash,
             "milliseconds_median": float(np.median(self._milliseconds)) if self._milliseconds else None,
@@ -195,6 +201,16 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._journal.close()
+
+    def _group(self, name: str) -> dict[str, Any]:
+        """Photos of one group by decision, and where its scores are cut now."""
+        counts, cut = self._tally.groups[name], self.policy.cut_of(name)
+        return {
+            **{decision: counts[decision] for decision in ("normal", "review", "anomalous", "error")},
+            "threshold": cut.threshold,
+            "review_threshold": cut.review_threshold,
+            "own": name in self.policy.groups,
+        }
 
     def _count(self, index: int, verdict: Verdict) -> None:
         self._tally.add(verdict)

@@ -52,6 +52,14 @@ class Versions:
         """Where the report of a version lies."""
         return self.folder / f"version-{number:04d}.html"
 
+    def stamp(self) -> tuple[int, int] | None:
+        """Changes whenever the log does: its size and time of change; None where there is none."""
+        try:
+            status = self.log.path.stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
     def records(self) -> list[Json]:
         """Every record of the verified log, oldest first; that of version n is at n - 1."""
         records = self.log.entries()

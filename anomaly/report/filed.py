@@ -104,6 +104,17 @@ def file_report(out: Path, report: FiledReport, figures: Mapping[str, Any]) -> P
     return out / PAGE
 
 
+def write_page(path: Path, report: FiledReport) -> None:
+    """Write the page alone, as a whole or not at all. Raises DataError where it cannot be written."""
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(filed_page(report), encoding="utf-8", errors="backslashreplace")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror}): give another --report") from None
+
+
 def finite(value: Any) -> Any:
     """`value` as JSON can hold it: infinity and not-a-number become None, tuples lists."""
     if isinstance(value, Mapping):

@@ -58,7 +58,8 @@ def inspection_report(
     """The page as HTML.
 
     `summary` holds `threshold`, `ceiling` (of the colour scale), `n_calibration`, `guarantee` (plain words),
-    and if wished `target_fpr`, `review_threshold`, `version`, `group` and `finished` (when, as text).
+    and if wished `target_fpr`, `review_threshold`, `version`, `versions`, `group`, `groups` and `finished`
+    (when, as text).
     `model` maps facts to values (text, number, size, mapping); its `name` stands in the heading too. The
     gallery is shown whole.
     """
@@ -77,8 +78,10 @@ def inspection_report(
         gallery=sorted(gallery, key=lambda item: worst_first(item.verdict)),
         unread=tally.unread,
         ranked=tally.ranked,
-        p_sentence=lambda verdict: _p_value_sentence(verdict, calibration),
-        multiple=lambda score: _multiple(score, threshold),
+        groups=_group_rows(summary.get("groups", {})),
+        own_thresholds=any(group["own"] for group in summary.get("groups", {}).values()),
+        p_sentence=lambda verdict: _p_value_sentence(verdict, calibration, summary.get("version")),
+        multiple=_multiple,
         split=_split,
         words=WORDS,
         most_rows=MOST_ROWS,
@@ -95,9 +98,23 @@ def _threshold_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("version") is not None:
         born = " (of the fit)" if summary["version"] == 0 else ""
         facts.append(("Version", f"{summary['version']}{born}"))
+    if len(summary.get("versions", {})) > 1:
+        decided = ", ".join(f"{name} ({number(n)} photos)" for name, n in summary["versions"].items())
+        facts.append(("Versions that decided", decided))
     if summary.get("target_fpr") is not None:
         facts.append(("False alarms allowed for", f"{100 * summary['target_fpr']:.4g} %"))
     return [*facts, ("Calibration photos", number(summary["n_calibration"]))]
+
+
+def _group_rows(groups: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Group, threshold, photos, anomalous, to review, not read."""
+    rows = []
+    for name, group in groups.items():
+        threshold = number(group["threshold"]) + ("" if group["own"] else " (pooled)")
+        counts = [group["anomalous"], group["review"], group["error"]]
+        total = sum(counts) + group["normal"]
+        rows.append([visible(name), threshold, *(number(n) for n in (total, *counts))])
+    return rows
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -145,17 +162,20 @@ def _score_chart(
     )
 
 
-def _multiple(value: float | None, threshold: float) -> str:
+def _multiple(verdict: Verdict) -> str:
     """A score in thresholds; a threshold of zero or less has no multiples."""
-    if value is None or threshold <= 0:
+    if verdict.image_score is None or verdict.threshold is None or verdict.threshold <= 0:
         return DASH
-    return f"{value / threshold:.2f}"
+    return f"{verdict.image_score / verdict.threshold:.2f}"
 
 
-def _p_value_sentence(verdict: Verdict, calibration: NDArray[np.float64]) -> str:
+def _p_value_sentence(verdict: Verdict, calibration: NDArray[np.float64], version: int | None) -> str:
+    """`version` is the one that `calibration` belongs to."""
     if verdict.image_score is None or verdict.p_value is None:
         return ""
     n, p = number(calibration.size), f"{verdict.p_value:.2g}"
+    if None not in (verdict.version, version) and verdict.version != version:
+        return f"Decided by version {verdict.version}: p = {p}."
     higher = int((calibration >= verdict.image_score).sum())
     if not higher:
         return f"None of the {n} calibration photos scores this high: p = {p}, the least that {n} can show."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Self
 
@@ -18,10 +18,14 @@ RANK = {"anomalous": 0, "review": 1, "error": 2, "normal": 3}
 
 
 class Tally:
-    """Counts, all scores (8 bytes a photo), and the first MOST_ROWS photos of each table."""
+    """Counts, also by group and by version, all scores (8 bytes a photo), and the first MOST_ROWS photos of
+    each table."""
 
     def __init__(self) -> None:
         self.counts: Counter[Decision] = Counter()
+        self.groups: defaultdict[str, Counter[Decision]] = defaultdict(Counter)
+        self.versions: Counter[int] = Counter()
+        """Photos that each version of the policy decided."""
         self._scores = array("d")
         self._ranked: list[Verdict] = []
         self._unread: list[Verdict] = []
@@ -35,6 +39,10 @@ class Tally:
 
     def add(self, verdict: Verdict) -> None:
         self.counts[verdict.decision] += 1
+        if verdict.group is not None:
+            self.groups[verdict.group][verdict.decision] += 1
+        if verdict.version is not None:
+            self.versions[verdict.version] += 1
         if verdict.image_score is not None:
             self._scores.append(verdict.image_score)
         _keep(self._ranked, verdict)

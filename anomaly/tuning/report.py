@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from anomaly.errors import DataError
 from anomaly.quality.thresholds import OperatingPoint
 from anomaly.report.charts import histogram
-from anomaly.report.filed import Block, FiledReport, Section, Table, filed_page
+from anomaly.report.filed import Block, FiledReport, Section, Table
 from anomaly.tuning.points import Row, percent
-from anomaly.tuning.tune import Tuned
+from anomaly.tuning.tuned import Tuned
 
 COLUMNS = ("", "threshold#", "overkill#", "escapes#", "reviewed#", "figures")
 FAIR, OPTIMISTIC = "fair", "optimistic"
@@ -117,19 +114,6 @@ def tuning_report(tuned: Tuned, why: str) -> FiledReport:
         warnings=[str(tuned.refusal)] if tuned.refusal else (),
         cards=_cards(point),
     )
-
-
-def write_report(path: Path, report: FiledReport) -> str:
-    """Write the page as a whole or not at all; its HTML."""
-    page = filed_page(report)
-    fresh = path.with_name(path.name + ".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(page, encoding="utf-8")
-        os.replace(fresh, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror}): give another --report") from None
-    return page
 
 
 def _chosen(tuned: Tuned) -> list[Block]:

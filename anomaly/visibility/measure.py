@@ -70,7 +70,8 @@ def measure(
     """Grade `probes` on `photos` (H, W, 3) uint8, at least two.
 
     A photo keeps its place and shape of a defect from magnitude to magnitude, and from model to model.
-    With `most_magnitudes` only so many, evenly spread, are tried. Raises DataError where no probe shows.
+    With `most_magnitudes` only so many, evenly spread, are tried. Raises DataError where no probe shows,
+    ImageError where region rules were drawn for photos of another shape.
     """
     if len(photos) < 2:
         raise DataError(f"probes need at least 2 held-out normal photos, got {len(photos)}: give more")
@@ -95,7 +96,7 @@ def measure(
         scores = detector.score(photo)
         done += 1
         progress.step("probes", done, total)
-        return {**scores.branch_scores, FUSED: scores.image_score}
+        return {**scores.branch_scores, FUSED: detector.judged_score(scores, photo.shape[:2])}
 
     before = [scored(photo) for photo in photos]
     untouched = {name: np.array([row[name] for row in before]) for name in before[0]}

@@ -192,8 +192,9 @@ def _examples(
 ) -> list[Block]:
     """Each probe once, best seen last, on photos in turn, at the magnitude nearest to where it is seen."""
     detector = bundle.detector
-    threshold = detector.calibration.threshold
-    ceiling = colour_ceiling(detector.calibration.scores, threshold)
+    policy = detector.policy
+    threshold = policy.cut.threshold
+    ceiling = colour_ceiling(policy.normal_scores, threshold)
     areas = foregrounds(photos)
     blocks: list[Block] = []
     for turn, graded in enumerate(sorted(measured.graded, key=lambda one: one.seen[FUSED].visibility)):
@@ -203,7 +204,8 @@ def _examples(
         k = int(np.argmin(np.abs(np.log(np.array(graded.magnitudes) / at))))
         level = graded.magnitudes[k]
         changed, _ = graded.probe.apply(photos[i], areas[i], level, generator(seed, graded.probe.name, i))
-        heat = overlay(changed, detector.full_map(detector.score(changed), changed), threshold, ceiling)
+        seen_map = policy.seen(detector.full_map(detector.score(changed), changed))
+        heat = overlay(changed, seen_map, threshold, ceiling)
         pictures = (
             ("untouched", photos[i]),
             ("changed", changed),

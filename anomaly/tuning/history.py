@@ -1,0 +1,123 @@
+"""The log of versions as a page that an auditor can file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from anomaly.report.charts import Line, line_chart
+from anomaly.report.filed import Block, Cell, FiledReport, Section, Table
+
+METHOD = (
+    "Each change is a line of the log with its time, who signed it, why, the hashes of model and photos, the "
+    "old and the new values, and its evidence. A line holds the SHA-256 hash of the line before and of "
+    "itself, a head file the number of lines and the last hash. For this report every line was read again, "
+    "every hash computed anew, and each file of evidence held against the hash that the log names.",
+)
+LIMITS = (
+    "Whoever may write to all of these files can write the whole log anew. Compare the last hash with that "
+    "on a signed report: `anomaly audit verify --signed HASH` finds it in the log, or not.",
+    "Who signed is the name that was given, or the account on the computer; it is no proof of identity.",
+    "Times are those of the computer that tuned.",
+)
+
+
+def history_report(
+    name: str, model_hash: str, born: float, records: Sequence[Mapping[str, Any]]
+) -> FiledReport:
+    """The report of a verified log; `born` is the threshold that the model `name` was fitted with."""
+    own = [record for record in records if record["entry"]["model"] == model_hash]
+    last = records[-1]["sha256"] if records else "none"
+    decides = own[-1]["entry"]["new"] if own else None
+    version = own[-1]["index"] + 1 if own else 0
+    threshold = decides["threshold"] if decides else born
+    changed = _changes(len(records))
+    cards = [
+        {"value": str(version), "label": "version in force"},
+        {"value": f"{threshold:.4g}", "label": "its threshold"},
+        {"value": str(len(records)), "label": "versions after the fit"},
+    ]
+    result = [Section("every version", [_versions(records, model_hash)])]
+    if own:
+        result += [
+            Section("the threshold over the versions", [_chart(own, born)]),
+            Section("what each version rests on", [_evidence(records)]),
+        ]
+    other = len(records) - len(own)
+    return FiledReport(
+        title="Audit of the thresholds",
+        subject=f"Model {name}",
+        answer=f"The log is intact: {changed}. Version {version} is in force, threshold {threshold:.6g}.",
+        asked=["Which thresholds ever decided, who put them in force and why, and was the record altered?"],
+        data=[{"model": name, "model_hash": model_hash, "lines": len(records), "last_hash": last}],
+        method=METHOD,
+        result=result,
+        limits=LIMITS,
+        warnings=[f"{other} versions belong to another fit in this folder and decide nothing."]
+        if other
+        else (),
+        cards=cards,
+    )
+
+
+def _changes(count: int) -> str:
+    if not count:
+        return "nothing was changed since the fit"
+    return f"{count} change{'s' if count > 1 else ''} since the fit"
+
+
+def _versions(records: Sequence[Mapping[str, Any]], model_hash: str) -> Table:
+    rows: list[list[Cell]] = []
+    for record in records:
+        entry = record["entry"]
+        act = f"restored version {entry['restores']}" if entry["action"] == "rollback" else "tuned"
+        if entry["model"] != model_hash:
+            act += ", another fit"
+        new = entry["new"]
+        rows.append(
+            [
+                str(record["index"] + 1),
+                f"{record['time'][:16].replace('T', ' ')}, {record['who']}",
+                f"{act}: {entry['why']}",
+                entry["old"]["threshold"],
+                new["threshold"],
+                _beside(new),
+                record["sha256"][:12],
+            ]
+        )
+    return Table(["#", "when (UTC), who", "what, why", "from#", "to#", "beside it", "hash"], rows)
+
+
+def _beside(values: Mapping[str, Any]) -> str:
+    """What else a version decides by."""
+    said = []
+    if values["review_threshold"] is not None:
+        said.append(f"review from {values['review_threshold']:.4g}")
+    if values["groups"]:
+        said.append(f"{len(values['groups'])} groups")
+    if values["rules"]:
+        said.append("region rules")
+    return ", ".join(said) or "-"
+
+
+def _chart(own: Sequence[Mapping[str, Any]], born: float) -> Block:
+    """Steps from version to version."""
+    heights = [born, *(record["entry"]["new"]["threshold"] for record in own)]
+    numbers = [0, *(record["index"] + 1 for record in own)]
+    x = [at for number in numbers for at in (number, number + 1)]
+    y = [height for height in heights for _ in range(2)]
+    for i, number in enumerate(numbers[1:], start=1):  # versions of another fit lie between
+        x[2 * i - 1] = number
+    return line_chart([Line("threshold", x, y)], x_label="version", y_label="threshold")
+
+
+def _evidence(records: Sequence[Mapping[str, Any]]) -> Table:
+    rows: list[list[Cell]] = []
+    for record in records:
+        entry = record["entry"]
+        data = entry.get("data")
+        asked = "; ".join(entry.get("asked", [])) or "-"
+        photos = "-" if data is None else f"{data['normal']} normal, {data['anomalous']} anomalous"
+        shown = "-" if data is None else data["fingerprint"][:12]
+        rows.append([str(record["index"] + 1), asked, photos, shown, entry["new"]["promise"]])
+    return Table(["#", "asked", "photos", "fingerprint", "promise"], rows)
