@@ -315,6 +315,7 @@ def test_bound_covers_in_a_few_simulated_studies():
     ("defects", "link", "blanks"),
     [(100, "logit", 0), (100, "probit", 0), (200, "logit", 0), (120, "logit", 100)],
 )
-def test_bound_covers_in_93_to_97_percent_of_500_studies(defects, link, blanks):
-    coverage, _ = covered(np.random.default_rng(11), 500, defects, link, blanks)
+def test_bound_covers_in_93_to_97_percent_of_1000_studies(defects, link, blanks):
+    """With 500 chance alone moves the share by 1 % (standard error), and one of four may leave the range."""
+    coverage, _ = covered(np.random.default_rng(11), 1000, defects, link, blanks)
     assert 0.93 <= coverage <= 0.97

@@ -35,6 +35,8 @@ class Part:
     """The reference; None where unknown."""
     manual: tuple[int, int] | None = None
     """Rejections by people, and their looks."""
+    threshold: float | None = None
+    """Score above which its photos do not pass, where that is not the threshold of the study."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ class GaugeStudy:
 def gauge_study(
     parts: Sequence[Part], *, threshold: float | None = None, confidence: float = 0.95
 ) -> GaugeStudy:
-    """Repeatability and correctness of decisions and of scores, whose `threshold` may be given."""
+    """Repeatability and correctness of decisions and of scores, whose `threshold` may be given; that of a
+    part itself comes first."""
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, got {confidence:g}: 0.95 is usual")
     _check(parts)
@@ -181,7 +182,8 @@ def _score_repeatability(
     smallest, largest = (float(np.sqrt(within / s)) if s > 0 else None for s in spread)
     margins = None
     if threshold is not None and within > 0:
-        ratios = (means - threshold) / np.sqrt(within)
+        limits = np.array([threshold if p.threshold is None else p.threshold for p in parts])
+        ratios = (means - limits) / np.sqrt(within)
         margins = dict(zip((p.name for p in parts), ratios.tolist(), strict=True))
     return ScoreRepeatability(
         within_sd=float(np.sqrt(within)),

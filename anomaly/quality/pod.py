@@ -109,12 +109,13 @@ def fit_pod(
 
     asymptote_p = None
     separated = _separated(logs, found)
+    theta, top = likelihood.fitted()
     if not separated and upper_asymptote is not False:
         lifted = replace(likelihood, ceiling=True)
-        gain = lifted.fitted()[1] - likelihood.fitted()[1]
-        asymptote_p = float(chi2.sf(2 * max(gain, 0), 1) / 2)
-        likelihood = lifted if upper_asymptote or asymptote_p < ASYMPTOTE_LEVEL else likelihood
-    theta, top = likelihood.fitted()
+        lifted_theta, lifted_top = lifted.fitted()
+        asymptote_p = float(chi2.sf(2 * max(lifted_top - top, 0), 1) / 2)
+        if upper_asymptote or asymptote_p < ASYMPTOTE_LEVEL:
+            likelihood, theta, top = lifted, lifted_theta, lifted_top
     if separated or not likelihood.graded(theta):
         likelihood = replace(likelihood, penalised=True)
         theta, top = likelihood.fitted()

@@ -55,7 +55,10 @@ class Region:
         def excess(rows: Integers, at: Floats) -> Floats:
             return self.excess(z[rows], expit(at))
 
-        lower, upper = (expit(_crossing(excess, inside, np.full(len(z), far), 1.0)) for far in (-end, end))
+        far = np.full(len(z), end)
+        lower, upper = (
+            expit(_crossing(excess, -self.reach, inside, side * far, 1.0)) for side in (-1.0, 1.0)
+        )
         return fitted, np.minimum(lower, fitted), np.maximum(upper, fitted)
 
     def size_at(self, pod: float) -> float | None:
@@ -76,18 +79,24 @@ class Region:
 
         z = np.array([(np.log(size) - self.centre) / self.scale])
         far = z + side * _FARTHEST
-        found = _crossing(excess, z, far, 0.25)
+        found = _crossing(excess, -self.reach, z, far, self._wald(float(z[0])))
         return None if abs(found - far)[0] < 1e-3 else float(np.exp(self.centre + self.scale * found[0]))
+
+    def _wald(self, z: float) -> float:
+        """About how far the bound lies from the size z: by the curvature at the top, asymptotes held."""
+        covariance, by = self.likelihood.covariance(self.theta)[:2, :2], np.array([1.0, z])
+        return float(np.clip(self.reach * np.sqrt(by @ covariance @ by) / self.theta[1], 0.01, 3))
 
 
 def _crossing(
-    excess: Callable[[Integers, Floats], Floats], inside: Floats, outside: Floats, first: float
+    excess: Callable[[Integers, Floats], Floats], depth: float, inside: Floats, outside: Floats, first: float
 ) -> Floats:
-    """Where excess(rows, at) passes from below 0 to above (J,), else `outside`. Secant steps from a first one
-    of the given length, halving between the nearest inside and outside where a step strays."""
+    """Where excess(rows, at) passes from below 0 to above (J,), else `outside`; at `inside` it is `depth`.
+    Secant steps from a first one of the given length, halving between the nearest inside and outside where a
+    step strays."""
     now = inside + np.clip(outside - inside, -first, first)
     inside, outside, last, live = inside.copy(), outside.copy(), inside.copy(), np.arange(len(inside))
-    before = excess(live, inside)
+    before = np.full(len(inside), depth)
     for _ in range(60):
         at, height = now[live], excess(live, now[live])
         end = height > 0

@@ -75,7 +75,8 @@ def gauge_of(
             decisions.append(called(look.verdict))
             scores.append(look.verdict.image_score)
         if decisions:
-            parts.append(Part(part.name, decisions, scores, part.defective, part.manual))
+            own = bundle.detector.policy.cut_of(part.photos[0].group).lowest
+            parts.append(Part(part.name, decisions, scores, part.defective, part.manual, own))
         else:
             left_out[f"part {part.name}"] = "none of its photos can be read"
     if not parts:
