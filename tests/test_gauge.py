@@ -99,7 +99,7 @@ def naive_rates(decisions, reference):
 
 
 def naive_cohen(decisions, reference):
-    """Value and error, with the influence of each pair taken by a change of its weight in the 2 x 2 table: the
+    """Value and error, the influence of each pair taken by a change of its weight in the 2 x 2 table: the
     derivative by a complex step, which rounds nothing off."""
     pairs = [(bool(d), r, i) for i, (ds, r) in enumerate(zip(decisions, reference, strict=True)) for d in ds]
 

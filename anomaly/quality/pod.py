@@ -21,7 +21,6 @@ JASA 82 (1987), the test of a parameter on its border.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -30,13 +29,12 @@ from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
 from anomaly.errors import ConfigError, DataError, nearest
+from anomaly.quality import pod_words
 from anomaly.quality.pod_likelihood import LINKS, Floats, Likelihood
 from anomaly.quality.pod_region import Region
 
 Link = Literal["logit", "probit"]
 
-FEWEST_DEFECTS = 60
-"""MIL-HDBK-1823A asks for at least so many defects in a hit/miss study."""
 ASYMPTOTE_LEVEL = 0.05
 """An upper asymptote below 1 is adopted when its test gives less than this."""
 _PARAMETERS = ("intercept", "slope", "false_call_rate", "upper_asymptote")
@@ -66,18 +64,18 @@ class PodFit:
     a90_95: float | None
     method: str
     warnings: tuple[str, ...]
-    _surface: Region = field(repr=False)
+    region: Region = field(repr=False)
 
     def curve(self, sizes: ArrayLike) -> tuple[Floats, Floats, Floats]:
         """POD at the sizes (n,), with its lower and its upper bound."""
-        return self._surface.curve(_logs(sizes))
+        return self.region.curve(_logs(sizes))
 
     def size_at(self, pod: float) -> tuple[float | None, float | None, float | None]:
         """The size that is found with probability `pod`, with its lower and its upper bound."""
         if not 0 < pod < 1:
             raise ConfigError(f"pod must lie between 0 and 1, got {pod:g}: ask for 0.9, say")
-        surface = self._surface
-        return surface.size_at(pod), surface.bound_at(pod, -1), surface.bound_at(pod, 1)
+        region = self.region
+        return region.size_at(pod), region.bound_at(pod, -1), region.bound_at(pod, 1)
 
 
 def fit_pod(
@@ -89,12 +87,14 @@ def fit_pod(
     upper_asymptote: bool | None = None,
     adjusted: bool = True,
     confidence: float = 0.95,
+    unit: str = "",
 ) -> PodFit:
     """POD against size, from the size (n,) of each defect and whether it was found (n,).
 
     `false_calls` = (photos of blanks that were called, photos of blanks) adds a lower asymptote.
     `upper_asymptote`: None tests whether POD levels off below 1, True estimates where, False takes 1.
-    `adjusted` False leaves the bounds without the small-sample adjustment, as other software has them.
+    `adjusted` False leaves the bounds without the small-sample adjustment, as other software has them. `unit`
+    is that of the sizes, for sentences.
     """
     if link not in get_args(Link):
         raise ConfigError(f"link {link!r} is not known: {nearest(str(link), get_args(Link))}")
@@ -126,7 +126,7 @@ def fit_pod(
     rises = bool(theta[1] > 0 and found.any() and not found.all())
     bounded = rises and slope_ratio > reach**2
     adjusted = adjusted and not likelihood.penalised
-    surface = Region(likelihood, theta, top, centre, scale, reach, rises, bounded, adjusted)
+    region = Region(likelihood, theta, top, centre, scale, reach, rises, bounded, adjusted)
     to_log_size = np.eye(4)
     to_log_size[:2, 1] = -centre / scale, 1 / scale
     fit = PodFit(
@@ -139,14 +139,15 @@ def fit_pod(
         slope_p_value=float(chi2.sf(slope_ratio, 1)),
         asymptote_p_value=asymptote_p,
         penalised=likelihood.penalised,
-        a50=surface.size_at(0.5),
-        a90=surface.size_at(0.9),
-        a90_95=surface.bound_at(0.9, 1),
+        a50=region.size_at(0.5),
+        a90=region.size_at(0.9),
+        a90_95=region.bound_at(0.9, 1),
         method="",
         warnings=(),
-        _surface=surface,
+        region=region,
     )
-    return replace(fit, method=_method(fit, false_calls), warnings=tuple(_warnings(fit, logs, found)))
+    said = tuple(pod_words.warnings(fit, float(np.exp(logs.min())), float(np.exp(logs.max())), unit))
+    return replace(fit, method=pod_words.method(fit, false_calls), warnings=said)
 
 
 def check_confidence(confidence: float) -> None:
@@ -206,90 +207,3 @@ def _separated(logs: Floats, found: Floats) -> bool:
     if not len(hit) or not len(missed):
         return True
     return bool(missed.max() <= hit.min() or hit.max() <= missed.min())
-
-
-def _method(fit: PodFit, false_calls: tuple[int, int] | None) -> str:
-    estimate = "Firth's penalised likelihood" if fit.penalised else "maximum likelihood"
-    floor = "no false calls assumed"
-    if false_calls is not None:
-        floor = f"false-call rate estimated jointly from {false_calls[0]} calls on {false_calls[1]} blanks"
-    ceiling = "estimated" if fit._surface.likelihood.ceiling else "1"
-    if fit.asymptote_p_value is not None:
-        ceiling += f" (likelihood-ratio test against 1: p = {fit.asymptote_p_value:.3g})"
-    bounds = f"2 (l_max - l) <= {fit._surface.reach**2:.3f} (chi-square, 1 degree of freedom)"
-    if fit._surface.adjusted:
-        bounds += ", its signed root adjusted for small samples by Skovgaard's r*,"
-    return (
-        f"{fit.link} of POD on log size by {estimate}; {floor}; upper asymptote {ceiling}. Bounds: the "
-        f"likelihood-ratio region {bounds} projected on POD(size), pointwise and one-sided at "
-        f"{fit.confidence:.1%}; a90/95 is the size at which the lower bound reaches 0.90."
-    )
-
-
-def _warnings(fit: PodFit, logs: Floats, found: Floats) -> Iterator[str]:
-    n, surface = fit.defects, fit._surface
-    small, large = float(np.exp(logs.min())), float(np.exp(logs.max()))
-    if n < FEWEST_DEFECTS:
-        yield (
-            f"{n} defects are few: MIL-HDBK-1823A asks for {FEWEST_DEFECTS} in a hit/miss study, and below "
-            f"that the bounds are approximate; bring {FEWEST_DEFECTS - n} more."
-        )
-    if found.all():
-        yield (
-            f"All {n} defects were found, so the data do not show where detection ends, and a50 and a90 "
-            f"cannot be placed. Over these sizes POD is {(1 - fit.confidence) ** (1 / n):.3f} or more on "
-            f"average; add defects smaller than {small:.3g} until some are missed."
-        )
-    elif not found.any():
-        yield (
-            f"All {n} defects were missed, so the data do not show where detection begins, and a50 and a90 "
-            f"cannot be placed. Add defects larger than {large:.3g} until some are found."
-        )
-    elif not surface.rises:
-        yield (
-            "Larger defects are not found more often than small ones, so no size can be given: check that "
-            "sizes and hits belong together, and that size is what matters."
-        )
-    else:
-        yield from _warnings_on_sizes(fit, small, large)
-
-
-def _warnings_on_sizes(fit: PodFit, small: float, large: float) -> Iterator[str]:
-    surface, top = fit._surface, fit.parameters["upper_asymptote"]
-    p_value = f"likelihood-ratio test p = {fit.asymptote_p_value or 0:.2g}"
-    if fit.penalised:
-        to = "one share of hits at any size" if surface.likelihood.ceiling else "hits"
-        yield (
-            f"The best fit is a step from misses to {to}, where maximum likelihood has no finite slope: "
-            "Firth's penalised likelihood was used; add defects of about the size of the step."
-        )
-    if not surface.bounded:
-        yield (
-            f"Chance could explain the effect of size (p = {fit.slope_p_value:.2g}), so there is no a90/95: "
-            "add defects, above all where misses turn to hits."
-        )
-    if top <= 0.9:
-        yield (
-            f"POD levels off at {top:.3f} ({p_value}) and never reaches 0.90, so there is no a90 at any "
-            "size: look at the large defects that were missed."
-        )
-    elif top < 1:
-        yield f"POD levels off at {top:.3f} ({p_value}): look at the large defects that were missed."
-    if surface.bounded and fit.a90 is not None and fit.a90_95 is None:
-        yield (
-            "The lower bound of POD reaches 0.90 at no size, so there is no a90/95: add defects larger than "
-            f"{fit.a90:.3g}."
-        )
-    if fit.parameters["false_call_rate"] >= 0.5:
-        yield "Blanks are called as often as not, so hits say little about defects: raise the threshold."
-    elif surface.likelihood.pod(surface.theta, (np.log(small) - surface.centre) / surface.scale) > 0.5:
-        yield (
-            f"The smallest defect ({small:.3g}) is already found more often than not, so the lower end of "
-            "the curve is extrapolated: add smaller defects."
-        )
-    for name, size in (("a50", fit.a50), ("a90", fit.a90), ("a90/95", fit.a90_95)):
-        if size is not None and size > large:
-            yield (
-                f"{name} = {size:.3g} lies beyond the largest defect ({large:.3g}) and is extrapolated: add "
-                "larger defects."
-            )

@@ -132,6 +132,7 @@ def _curve(name: str, trials: tuple[Trial, ...], blanks: Blanks, options: Option
             link=options.link,
             false_calls=(blanks.calls, blanks.photos) if blanks.photos else None,
             confidence=options.confidence,
+            unit="px",
         )
     except DataError as error:
         return Curve(name, trials, None, f"No curve: {error}.", sizes, (empty, empty, empty))
