@@ -99,7 +99,7 @@ class Watch:
             self.writer.bundle = self.writer.bundle.refreshed()
         except BundleError as error:
             self._trouble = str(error)
-            self.report("stopped")
+            self.close()
             raise
         self._log_stamp = stamp
         now = self.writer.policy.version
