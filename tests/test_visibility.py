@@ -68,6 +68,9 @@ def test_scores_become_aurocs_and_the_index_has_its_interval() -> None:
 class OneBranch:
     """Scores a photo by its brightness alone; a second branch scores nothing."""
 
+    def judged_score(self, scores: Scores, size: tuple[int, int]) -> float:
+        return scores.image_score
+
     def score(self, photo: np.ndarray) -> Scores:
         brightness = float(photo.mean())
         return Scores(0.5 * brightness, np.zeros((1, 1), np.float32), {"light": brightness, "nothing": 0.0})

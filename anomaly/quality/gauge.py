@@ -246,7 +246,10 @@ def _warnings_on_kappa(study: GaugeStudy, parts: Sequence[Part]) -> Iterator[str
                 f"than {SKEWED:.0%}, which deflates kappa. Go by the agreement, or balance the parts."
             )
         if kappa is not None and kappa.lower is None:
-            yield f"Kappa {of} has no interval, as nothing disagrees or one part is left: bring more parts."
+            yield (
+                f"Kappa {of} has no interval: nothing disagrees, all decisions are the same, or one part is "
+                "left; bring more parts."
+            )
 
 
 def _warnings_on_scores(scores: ScoreRepeatability) -> Iterator[str]:
