@@ -34,12 +34,21 @@ def choose_dials(
 
     What was found is kept in `folder` until the study is whole, so that a resumed fit goes on from there.
     """
-    train, held_out, sized = prepare(good, config, folder / "photos", GOOD_PHOTOS, progress)
+    photos = prepare(good, config, folder / "photos", GOOD_PHOTOS, progress)
     now = Dials.of(config)
     strengths = sorted({*STRENGTHS, now.augmentation_strength})
     sizes = sorted({*SIZES, now.embedding_size})
     tasks = [
-        Task(cell, sized, tuple(train), tuple(held_out), tuple(PROBES.names()), PROBED, MAGNITUDES, folder)
+        Task(
+            cell,
+            photos.config,
+            photos.train,
+            photos.held_out,
+            tuple(PROBES.names()),
+            PROBED,
+            MAGNITUDES,
+            folder,
+        )
         for cell in grid(config, strengths, sizes, [now.temperature], [now.supervised_weight], 1)
     ]
     results = list(run_all(tasks, 1, progress))

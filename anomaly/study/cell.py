@@ -98,12 +98,17 @@ def _found(task: Task, result: FitResult, snapshots: Snapshots, progress: Progre
             name: {graded.probe.name: graded.seen[name].visibility for graded in measured.graded}
             for name in measured.scorers
         },
+        "magnitudes": {graded.probe.name: graded.magnitudes for graded in measured.graded},
+        "auroc_by_scorer": {
+            name: {graded.probe.name: graded.seen[name].auroc for graded in measured.graded}
+            for name in measured.scorers
+        },
         "overkill": int((held_out > detector.calibration.threshold).sum()),
         "held_out": len(held_out),
         "held_out_auroc": image_auroc(np.concatenate([scores, held_out]), labels),
         "losses": {name: [values[0], values[-1]] for name, values in result.losses.items() if values},
         "weights": dict(detector.weights),
-        "diagnostics": diagnose(detector, task, snapshots),
+        "diagnostics": diagnose(detector, task, snapshots) if task.diagnosed else {},
     }
 
 

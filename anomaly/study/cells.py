@@ -93,6 +93,8 @@ class Task:
     """Held-out photos that are probed; all are scored."""
     magnitudes: int
     folder: Path
+    diagnosed: bool = True
+    """Whether the health of the encoder is looked at."""
 
     @property
     def result(self) -> Path:

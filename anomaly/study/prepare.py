@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -24,10 +24,22 @@ FEWEST = 4
 """Photos to probe."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Photos of a study at their working size."""
+
+    train: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    config: RunConfig
+    """At their size."""
+    geometry: Geometry
+    """How they were brought to it."""
+
+
 def prepare(
     samples: Sequence[Sample], config: RunConfig, folder: Path, most: int, progress: Progress
-) -> tuple[list[Sample], list[Sample], RunConfig]:
-    """(train, held out, configuration at their size) with photos written to `folder` at the working size.
+) -> Prepared:
+    """The photos to train on and to hold out, written to `folder` at the working size.
 
     At most `most` of the good photos are taken, evenly spread. Raises DataError where they are too few.
     """
@@ -64,8 +76,9 @@ def prepare(
 
     number = {sample: index for index, sample in enumerate(photos)}
     image = config.image.model_copy(update={"image_size": geometry.image_size})
-    return (
-        [stored(sample, number[sample]) for sample in train if sample in photos],
-        [stored(sample, number[sample]) for sample in held_out if sample in photos],
+    return Prepared(
+        tuple(stored(sample, number[sample]) for sample in train if sample in photos),
+        tuple(stored(sample, number[sample]) for sample in held_out if sample in photos),
         config.model_copy(update={"image": image}),
+        geometry,
     )

@@ -89,13 +89,13 @@ def study(
     say(f"{one_line(data)}: {describe(samples)}")
     claim_folder(out, overwrite=overwrite)
     note = _note(out, config, effort, probes, good, overwrite=overwrite)
-    train, held_out, sized = prepare(good, config, out / "photos", effort.good_photos, progress)
+    prepared = prepare(good, config, out / "photos", effort.good_photos, progress)
     tasks = [
         Task(
             cell,
-            sized,
-            tuple(train),
-            tuple(held_out),
+            prepared.config,
+            prepared.train,
+            prepared.held_out,
             probes,
             effort.probed,
             effort.magnitudes,
@@ -127,7 +127,7 @@ def study(
     fixed = config.model_copy(update={"contrastive": best, "dials": "fixed"})
     text = yaml.safe_dump(fixed.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (out / CONFIG).write_text(f"# {choice.reason}\n{text}", encoding="utf-8")
-    photos = _photos(held_out[: effort.probed])
+    photos = _photos(prepared.held_out[: effort.probed])
     parent.metrics(
         {
             "suppression_index": choice.best.index,
@@ -142,8 +142,8 @@ def study(
         choice,
         fixed,
         photos,
-        len(train),
-        len(held_out),
+        len(prepared.train),
+        len(prepared.held_out),
         len({sample.group for sample in good} - {None}),
         effort,
         parent,
