@@ -53,6 +53,9 @@ class MemoryBank:
         self._sorted = self._with_offset(self.patches[self._order])
         self._starts = np.searchsorted(cell[self._order], np.arange(len(self.centroids) + 1)).tolist()
 
+    def __reduce__(self) -> tuple[type[MemoryBank], tuple[Floats, Floats]]:
+        return MemoryBank, (self.patches, self.centroids)
+
     @classmethod
     def build(cls, patches: Floats) -> MemoryBank:
         """A bank over all rows of `patches`; k-means finds the cells of a large one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "anomaly"
 FLOORS = (
     ("errors", "records"),
-    ("registry", "neighbours", "expected", "maps"),
+    ("registry", "neighbours", "expected", "maps", "distributed"),
     ("metrics", "quality", "render"),
     ("config", "data", "probes"),
     ("models", "scorers", "calibration", "diagnostics"),

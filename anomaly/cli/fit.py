@@ -27,16 +27,17 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Learn a product from its good photos and store the model."""
+    from anomaly import distributed
     from anomaly.config import RunConfig
     from anomaly.fitting.run import describe_fit, fit
 
-    settings = RunConfig.load(config, set_ or [])
-    progress = TerminalProgress()
-    with progress.running():
+    with distributed.joined() as first, TerminalProgress(quiet=not first).running() as progress:
+        tell = say if first else lambda text: None
+        settings = RunConfig.load(config, set_ or [])
         try:
-            fitted = fit(data, out, settings, resume=resume, overwrite=overwrite, progress=progress, say=say)
+            fitted = fit(data, out, settings, resume=resume, overwrite=overwrite, progress=progress, say=tell)
         except KeyboardInterrupt:
-            say(f"stopped; go on with: anomaly fit {data} --out {out} --resume (and the same options)")
+            tell(f"stopped; go on with: anomaly fit {data} --out {out} --resume (and the same options)")
             raise
     facts = describe_fit(fitted)
     if fitted.tracking.trouble and settings.tracking.enabled:

@@ -44,10 +44,12 @@ class TerminalProgress:
     Ctrl-C and SIGTERM are taken at the next step, where a checkpoint can be written; a second Ctrl-C at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        """A `quiet` one shows nothing, and takes signals alone."""
         console = Console(stderr=True)
         self._bars = None
-        if console.is_terminal:
+        self._quiet = quiet
+        if console.is_terminal and not quiet:
             self._bars = Progress(
                 TextColumn("{task.description:<20}"),
                 BarColumn(),
@@ -85,7 +87,7 @@ class TerminalProgress:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, loss=text)
             self._bars.update(self._tasks[stage], completed=done, loss=text)
-        elif done == total or time.monotonic() - self._said > EVERY:
+        elif not self._quiet and (done == total or time.monotonic() - self._said > EVERY):
             self._said = time.monotonic()
             left = (self._said - began) / max(done, 1) * (total - done)
             took = f"{left:.0f} s left" if done < total else f"{self._said - began:.0f} s"

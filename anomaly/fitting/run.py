@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from anomaly import distributed
 from anomaly.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from anomaly.config import RunConfig
 from anomaly.data.images import fingerprint, one_line
@@ -24,7 +25,7 @@ from anomaly.data.layouts import counts, describe, read_samples
 from anomaly.errors import ConfigError
 from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.writer import colour_ceiling
-from anomaly.models.training import Checkpoints, Progress, Silent
+from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes
 from anomaly.report.charts import histogram
@@ -60,13 +61,19 @@ def fit(
 
     Progress is kept in `<out>.partial` until the model is whole; `resume` goes on from there. `say` is told
     what was found and done, in sentences. Raises AnomalyError where something cannot be used as it is.
+    Of several processes that torchrun started the first stores the model; the others exit when they have
+    done their part.
     """
     config = config or RunConfig()
-    samples = read_samples(data, config.data.layout)
+    layout = config.data.layout
+    samples = distributed.from_first(lambda: read_samples(data, layout))
     good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     say(f"{one_line(data)}: {describe(samples)}")
-    partial = _partial(out, config, good, resume=resume, overwrite=overwrite)
-    tracking = Run(config.tracking)
+    key = _identity(config, good)
+    _refuse_differences(config, key)
+    partial = distributed.from_first(lambda: _partial(out, key, resume=resume, overwrite=overwrite))
+    first = distributed.rank() == 0
+    tracking = Run(config.tracking if first else config.tracking.model_copy(update={"enabled": False}))
     dials: dict[str, Any] = {}
     try:
         start = time.monotonic()
@@ -74,11 +81,13 @@ def fit(
             from anomaly.study.auto import choose_dials
 
             config, dials = choose_dials(good, config, partial / "dials", progress or Silent(), say)
-        result = Fit(config, Checkpoints(partial), progress or Silent()).run(good)
+        checkpoints = Checkpoints(partial if first else None)
+        result = Fit(config, checkpoints, Together(progress or Silent())).run(good)
+        distributed.first_goes_on()
         result.seconds["total"] = round(time.monotonic() - start, 3)
         if result.skipped:
-            first = next(iter(result.skipped.values()))
-            say(f"{len(result.skipped)} training photos could not be read and were left out: {first}")
+            reason = next(iter(result.skipped.values()))
+            say(f"{len(result.skipped)} training photos could not be read and were left out: {reason}")
         facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
         rows, reference = _calibration_photos(result)
         maps = [scores.anomaly_map for scores in result.calibration_scores]
@@ -93,15 +102,27 @@ def fit(
     return Fitted(bundle, result, tracking)
 
 
-def _partial(out: Path, config: RunConfig, good: Sequence[Sample], *, resume: bool, overwrite: bool) -> Path:
-    """The folder of half-done work, checked to belong to this very fit."""
+def _refuse_differences(config: RunConfig, key: str) -> None:
+    """Raise where the processes of one fit would not do the same."""
+    if distributed.size() > 1 and config.dials == "auto":
+        raise ConfigError(
+            "dials: auto needs one process: leave torchrun away, or choose the dials with `anomaly study`"
+        )
+    if distributed.any_of(distributed.from_first(lambda: key) != key):
+        raise ConfigError(
+            "the processes of this fit do not see the same photos, or have another configuration: give all "
+            "machines the same files under the same paths"
+        )
+
+
+def _partial(out: Path, key: str, *, resume: bool, overwrite: bool) -> Path:
+    """The folder of half-done work, checked to belong to the very fit of this identity."""
     if (out / MANIFEST).exists() or (out.exists() and any(out.iterdir())):
         if not overwrite:
             raise ConfigError(f"{one_line(out)} already exists: give another --out, or --overwrite")
         if not (out / MANIFEST).exists():
             raise ConfigError(f"{one_line(out)} is not a model, so it is not overwritten: give another --out")
     partial = out.with_name(out.name + ".partial")
-    key = _identity(config, good)
     note = partial / "fit.json"
     if partial.exists() and resume:
         try:

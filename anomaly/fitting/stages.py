@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly import distributed
 from anomaly.calibration import Calibration, photos_needed
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
@@ -114,16 +115,19 @@ class Fit:
         self, samples: list[Sample], white_level: float | None
     ) -> tuple[list[Sample], dict[Sample, tuple[int, int]], dict[str, str]]:
         """The samples whose photos can be read, their (H, W), and why the others cannot."""
-        sizes: dict[Sample, tuple[int, int]] = {}
-        skipped: dict[str, str] = {}
         limit = self.config.data.max_megapixels
-        for done, sample in enumerate(samples, start=1):
+
+        def size_or_reason(sample: Sample) -> tuple[int, int] | str:
             try:
                 photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
-                sizes[sample] = photo.shape[:2]
             except ImageError as error:
-                skipped[str(sample.path)] = str(error)
-            self.progress.step("checking photos", done, len(samples))
+                return str(error)
+            return photo.shape[0], photo.shape[1]
+
+        found = distributed.each(size_or_reason, samples, self._step("checking photos", samples))
+        pairs = list(zip(samples, found, strict=True))
+        sizes = {sample: size for sample, size in pairs if not isinstance(size, str)}
+        skipped = {str(sample.path): reason for sample, reason in pairs if isinstance(reason, str)}
         if len(sizes) < 2:
             reasons = f"; the first that could not be read: {next(iter(skipped.values()))}" if skipped else ""
             raise DataError(
@@ -154,13 +158,14 @@ class Fit:
         self, samples: list[Sample], white_level: float | None, geometry: Geometry, stage: str
     ) -> list[Photo]:
         """Working photos of `samples`, in order."""
-        photos = []
-        for done, sample in enumerate(samples, start=1):
-            limit = self.config.data.max_megapixels
-            photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
-            photos.append(geometry.working(photo))
-            self.progress.step(stage, done, len(samples))
-        return photos
+        limit = self.config.data.max_megapixels
+        return distributed.each(
+            lambda sample: geometry.working(
+                read_image(sample.path, white_level=white_level, max_megapixels=limit)
+            ),
+            samples,
+            self._step(stage, samples),
+        )
 
     def _encoder(self, photos: list[Photo]) -> tuple[Encoder, list[Tensor]]:
         """The trained encoder, and the raw features (C, h, w) float16 of the training photos."""
@@ -178,10 +183,9 @@ class Fit:
                     progress=self.progress,
                 )
         with self._timed("features"):
-            features = []
-            for done, photo in enumerate(photos, start=1):
-                features.append(encoder.raw_features(photo).half())
-                self.progress.step("features", done, len(photos))
+            features = distributed.each(
+                lambda photo: encoder.raw_features(photo).half(), photos, self._step("features", photos)
+            )
             encoder.standardise_by(features)
         with self._timed("contrastive"):
             encoder.projection.start_from(sample_patches(encoder, features, 20_000, config.seed))
@@ -210,15 +214,14 @@ class Fit:
         self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]
     ) -> tuple[dict[str, list[Map]], list[Tensor]]:
         """Patch scores of each branch on each calibration photo, and the photos' raw features, float16."""
-        maps: dict[str, list[Map]] = {name: [] for name in scorers}
-        features = []
-        for done, photo in enumerate(photos, start=1):
+
+        def scored(photo: Photo) -> tuple[dict[str, Map], Tensor]:
             raw = encoder.raw_features(photo)
-            features.append(raw.half())
-            for name, values in score_patches(scorers, encoder.maps_of(raw, photo)).items():
-                maps[name].append(values)
-            self.progress.step("calibration", done, len(photos))
-        return maps, features
+            return score_patches(scorers, encoder.maps_of(raw, photo)), raw.half()
+
+        found = distributed.each(scored, photos, self._step("calibration", photos))
+        maps = {name: [scores[name] for scores, _ in found] for name in scorers}
+        return maps, [features for _, features in found]
 
     def _standardise(
         self, maps: dict[str, list[Map]]
@@ -238,6 +241,10 @@ class Fit:
             for i in photos
         ]
         return statistics, weights, scores
+
+    def _step(self, stage: str, items: Sequence[object]) -> Callable[[int], None]:
+        """Tells the progress of `stage` how many of the items are done."""
+        return lambda done: self.progress.step(stage, done, len(items))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ NeurIPS 2020), or jointly with NT-Xent, which keeps what easy features suppress 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly import distributed
 from anomaly.config import ContrastiveConfig
 from anomaly.data.augmentation import ViewMaker
 from anomaly.models.encoder import Encoder, Photo, as_tensor
@@ -43,15 +44,23 @@ def train_projection(
     progress: Progress,
 ) -> list[float]:
     """Train `encoder.projection` over a frozen backbone on `config.views` pairs of views; losses by step."""
-    drawn = []
-    for done, pair in enumerate(_pairs(encoder, photos, config, seed), start=1):
-        drawn.append(pair)
-        progress.step("views", done, config.views)
+    rng = np.random.default_rng(step_seed(seed, "views", 0))
+    views = ViewMaker(config.augmentation_strength, seed)
+    drawn = distributed.each(
+        lambda pair: _matched(encoder, pair),
+        (_two_views(photos, views, CROP, encoder, config, rng) for _ in range(config.views)),
+        lambda done: progress.step("views", done, config.views),
+    )
     left, right, defect = (torch.cat(part) for part in zip(*drawn, strict=True))
+
+    def embed(patches: Tensor) -> Tensor:
+        """(P, C) patch features, already pooled, -> (P, D)."""
+        return encoder.projection.of_pooled(patches[:, :, None, None])[:, :, 0, 0]
 
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(left), (config.patches,), generator=generator)
-        return _loss(_embed(encoder, left[rows]), _embed(encoder, right[rows]), defect[rows], config)
+        first, second = (distributed.rows(embed, side[rows]) for side in (left, right))
+        return _loss(first, second, defect[rows], config)
 
     return train(
         encoder.projection,
@@ -76,12 +85,17 @@ def train_backbone(
 ) -> list[float]:
     """Train the backbone together with the projection, end to end; losses by step."""
 
+    def embed(images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, P, D), the patches of each photo row by row."""
+        embedded: Tensor = encoder.projection(encoder.backbone(images))
+        return embedded.flatten(2).transpose(1, 2)
+
     def loss(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         views = ViewMaker(config.augmentation_strength, int(rng.integers(2**31)))
         pairs = [_two_views(photos, views, SCRATCH_CROP, encoder, config, rng) for _ in range(SCRATCH_BATCH)]
         images = torch.cat([as_tensor(view) for pair in pairs for view in pair.views])
-        embedded = encoder.projection(encoder.backbone(images)).flatten(2).transpose(1, 2)
+        embedded = distributed.rows(embed, images)
         left = torch.cat([embedded[2 * i][pair.rows] for i, pair in enumerate(pairs)])
         right = torch.cat([embedded[2 * i + 1][pair.cols] for i, pair in enumerate(pairs)])
         defect = torch.cat([pair.defect for pair in pairs])
@@ -107,28 +121,6 @@ def _loss(first: Tensor, second: Tensor, defect: Tensor, config: ContrastiveConf
     return joint_contrastive(first, second, defect, 1 - config.supervised_weight, config.temperature)
 
 
-def _embed(encoder: Encoder, patches: Tensor) -> Tensor:
-    """(P, C) patch features, already pooled, -> (P, D)."""
-    return encoder.projection.of_pooled(patches[:, :, None, None])[:, :, 0, 0]
-
-
-def _pairs(
-    encoder: Encoder, photos: Sequence[Photo], config: ContrastiveConfig, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For each pair of views the pooled standardised features (P, C) of the patches that both show, and
-    which of these show a synthetic defect (P,)."""
-    rng = np.random.default_rng(step_seed(seed, "views", 0))
-    views = ViewMaker(config.augmentation_strength, seed)
-
-    def pooled(view: Photo) -> Tensor:
-        features = encoder.standardised(encoder.raw_features(view))
-        return encoder.projection.pool(features[None])[0].flatten(1).T
-
-    for _ in range(config.views):
-        pair = _two_views(photos, views, CROP, encoder, config, rng)
-        yield pooled(pair.views[0])[pair.rows], pooled(pair.views[1])[pair.cols], pair.defect
-
-
 @dataclass(frozen=True)
 class _Pair:
     """Two views of one crop; patch `rows[i]` of the first shows what `cols[i]` of the second does."""
@@ -138,6 +130,17 @@ class _Pair:
     cols: Tensor
     defect: Tensor
     """Whether that patch shows a synthetic defect, (P,) bool."""
+
+
+def _matched(encoder: Encoder, pair: _Pair) -> tuple[Tensor, Tensor, Tensor]:
+    """The pooled standardised features (P, C) of the patches that both views show, and which of these show
+    a synthetic defect (P,)."""
+
+    def pooled(view: Photo) -> Tensor:
+        features = encoder.standardised(encoder.raw_features(view))
+        return encoder.projection.pool(features[None])[0].flatten(1).T
+
+    return pooled(pair.views[0])[pair.rows], pooled(pair.views[1])[pair.cols], pair.defect
 
 
 def _two_views(

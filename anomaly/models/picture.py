@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly import distributed
 from anomaly.models.autoencoder import PixelAutoencoder, to_multiple
 from anomaly.models.losses import l1_ssim_loss
 from anomaly.models.training import Checkpoints, Progress, train
@@ -35,7 +36,7 @@ def train_picture(
     def loss(generator: torch.Generator) -> Tensor:
         clean = stack[torch.randint(len(stack), (BATCH,), generator=generator)]
         noisy = clean + NOISE * torch.randn(clean.shape, generator=generator)
-        return l1_ssim_loss(network(noisy), clean)
+        return l1_ssim_loss(distributed.rows(network, noisy), clean)
 
     losses = train(
         network,

@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from anomaly import distributed
+
 SAVE_EVERY = 15.0
 """Seconds between two checkpoints: what a kill costs at most."""
 
@@ -38,6 +40,22 @@ class Silent:
 
     def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
         """Nothing."""
+
+
+class Together:
+    """Tells `progress`; where that wants to stop in any process of a fit, all stop behind the same step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+        stop = False
+        try:
+            self._progress.step(stage, done, total, loss)
+        except KeyboardInterrupt:
+            stop = True
+        if distributed.any_of(stop):
+            raise KeyboardInterrupt
 
 
 @dataclass
@@ -68,15 +86,10 @@ class Checkpoints:
 
     def load(self, stage: str, module: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, list[float]]:
         """(steps done, their losses), having filled `module` and `optimizer`; (0, []) where none is kept."""
-        path = self.folder / f"{stage}.safetensors" if self.folder else None
-        if path is None or not path.exists():
+        kept = distributed.from_first(lambda: self._kept(stage))
+        if kept is None:
             return 0, []
-        try:
-            with safe_open(path, framework="pt") as file:
-                step = int(file.metadata()["step"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError):
-            return 0, []  # a torn file: this stage starts again
+        step, tensors = kept
         module.load_state_dict(
             {key[7:]: value for key, value in tensors.items() if key.startswith("module.")}
         )
@@ -87,6 +100,18 @@ class Checkpoints:
                 state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return step, tensors["losses"].tolist()
+
+    def _kept(self, stage: str) -> tuple[int, dict[str, Tensor]] | None:
+        """(steps done, tensors) of the checkpoint; None where there is none, or a torn one."""
+        path = self.folder / f"{stage}.safetensors" if self.folder else None
+        if path is None or not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                step = int(file.metadata()["step"])
+                return step, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None
 
 
 def train(
@@ -107,6 +132,7 @@ def train(
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-4)
     done, losses = checkpoints.load(stage, module, optimizer)
+    distributed.same(module)
     module.train()
     while done < steps:
         for group in optimizer.param_groups:
@@ -116,6 +142,7 @@ def train(
             loss = loss_of(generator)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        distributed.sum_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
         losses.append(float(loss.detach()))

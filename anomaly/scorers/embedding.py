@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from anomaly import distributed
 from anomaly.config import Section
 from anomaly.expected import ExpectedDistance
 from anomaly.neighbours import Floats, MemoryBank, coreset
@@ -44,14 +45,18 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
         return "embedding"
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
-        photos = _patches(maps)
-        self.expected = ExpectedDistance.of(photos, context.seed)
-        patches = np.concatenate(photos)
-        self.bank = MemoryBank.build(coreset(patches, self.options.bank_size, context.seed))
-        self._seed, self._kept = context.seed, len(self.bank.patches) / len(patches)
+        photos = distributed.each(lambda photo: _patches(maps[photo]), range(len(maps)))
+        size, seed = self.options.bank_size, context.seed
+
+        def learnt() -> tuple[ExpectedDistance, MemoryBank]:
+            bank = MemoryBank.build(coreset(np.concatenate(photos), size, seed))
+            return ExpectedDistance.of(photos, seed), bank
+
+        self.expected, self.bank = distributed.from_first(learnt)
+        self._seed, self._kept = seed, len(self.bank.patches) / sum(map(len, photos))
 
     def extend(self, maps: Sequence[Tensor]) -> None:
-        patches = np.concatenate(_patches(maps))
+        patches = np.concatenate([_patches(values) for values in maps])
         added = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
         self.bank = MemoryBank(np.concatenate([self.bank.patches, added]), self.bank.centroids)
 
@@ -85,6 +90,7 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
         self.expected = ExpectedDistance(weights.numpy(), *limits.tolist())
 
 
-def _patches(maps: Sequence[Tensor]) -> list[Floats]:
-    """The patches of each photo, (n, D)."""
-    return [values.flatten(1).T.float().numpy() for values in maps]
+def _patches(values: Tensor) -> Floats:
+    """(D, h, w) -> (h * w, D)."""
+    patches: Floats = values.flatten(1).T.float().numpy()
+    return patches
