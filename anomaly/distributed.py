@@ -261,7 +261,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = re.sub(r"^\[[^]]*\]\s*", "", str(error)).partition("\n")[0].rstrip(".")[:200]
+        reason = re.split(r"\.\s|\n", re.sub(r"^\[[^]]*\]\s*", "", str(error)))[0][:200]
         raise LostProcess(
             f"another process of this fit was lost ({reason}); what was trained is kept up to the last "
             "checkpoint: start again with --resume, with any number of processes"
