@@ -95,7 +95,7 @@ def test_a_killed_process_is_told_of_once_and_what_was_trained_is_kept(
 def check_the_same(found: Bundle, expected: Bundle) -> None:
     """The same losses, threshold and calibration scores, but for the last digits."""
     for name, values in expected.manifest["losses"].items():
-        assert found.manifest["losses"][name] == pytest.approx(values, rel=2e-3), name
+        assert found.manifest["losses"][name] == pytest.approx(values, rel=0.01), name
     scores = [[photo["image_score"] for photo in b.calibration_photos] for b in (found, expected)]
     assert scores[0] == pytest.approx(scores[1], abs=0.05 * float(np.std(scores[1])))
     assert found.detector.calibration.threshold == pytest.approx(
