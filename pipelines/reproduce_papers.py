@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
 from anomaly.errors import AnomalyError, ConfigError, nearest
 from pipelines.papers import collapse, photo_subspaces, reconstruction, suppression, visibility
-from pipelines.papers.table import Row, markdown
+from pipelines.papers.table import Row, Skipped, markdown
 
-Experiment = Callable[[Path | None], list[Row] | str]
-"""A folder of photos, or None, to rows, or to the reason why there are none."""
+Experiment = Callable[[Path | None], Iterable[Row]]
+"""A folder of photos, or None, to rows, each as soon as it is known. Raises Skipped."""
 
 EXPERIMENTS: dict[str, tuple[str, Experiment]] = {
     "r1": ("feature suppression: bits against digits", lambda _: suppression.randbit()),
@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except AnomalyError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; what was printed is whole", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -63,16 +66,22 @@ def _chosen(only: str | None) -> list[str]:
     return names
 
 
-def _show(name: str, title: str, rows: list[Row] | str, as_json: bool) -> None:
-    """Print the rows of one experiment, or why it was skipped."""
-    if as_json:
-        lines = (
-            [{"experiment": name, "skipped": rows}] if isinstance(rows, str) else [r.to_dict() for r in rows]
-        )
-        print("\n".join(json.dumps(line) for line in lines), flush=True)
-    else:
-        body = f"skipped: {rows}" if isinstance(rows, str) else markdown(rows)
-        print(f"\n## {name}: {title}\n\n{body}", flush=True)
+def _show(name: str, title: str, found: Iterable[Row], as_json: bool) -> None:
+    """Print the rows of one experiment, JSON at once, a table even where it was stopped half-way."""
+    rows, skipped = [], ""
+    try:
+        for row in found:
+            rows.append(row)
+            if as_json:
+                print(json.dumps(row.to_dict()), flush=True)
+    except Skipped as reason:
+        skipped = str(reason)
+        if as_json:
+            print(json.dumps({"experiment": name, "skipped": skipped}), flush=True)
+    finally:
+        if not as_json and (rows or skipped):
+            body = f"skipped: {skipped}" if skipped else markdown(rows)
+            print(f"\n## {name}: {title}\n\n{body}", flush=True)
 
 
 if __name__ == "__main__":

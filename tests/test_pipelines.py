@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,30 @@ def test_peers_are_given_the_same_photos_and_their_failure_is_told(
     assert [row["model"] for row in rows] == ["anomalib patchcore", "anomalib padim", "anomalib ganomaly"]
     assert all(row["image_auroc"] == 1.0 for row in rows)
     assert "draem failed: no memory" in err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_stopped_experiments_keep_what_they_found(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import reproduce_papers
+    from pipelines.papers.table import Row, Skipped
+
+    def stopped(_: Path | None) -> Iterator[Row]:
+        yield Row("x", "no bits", "accuracy", (0.5, 0.75))
+        raise KeyboardInterrupt
+
+    def missing(_: Path | None) -> Iterator[Row]:
+        raise Skipped("no photos here")
+        yield
+
+    experiments = {"missing": ("of photos", missing), "x": ("of bits", stopped)}
+    monkeypatch.setattr(reproduce_papers, "EXPERIMENTS", experiments)
+    assert reproduce_papers.main(["--json"] if as_json else []) == 130
+    told = capsys.readouterr().out
+    if as_json:
+        skipped, row = (json.loads(line) for line in told.splitlines())
+        assert skipped == {"experiment": "missing", "skipped": "no photos here"}
+        assert row["ours"] == 0.625
+    else:
+        assert "skipped: no photos here" in told and "| 0.625 |" in " ".join(told.split())

@@ -44,11 +44,8 @@ class Point:
     """Mean visibility over all probes: 1 minus the suppression index."""
 
 
-PREDICTIONS = {
-    "standing": "the probe that stands for the type",
-    "at_size": "that probe at the size of the type's defects",
-    "mean": "all probes alike",
-}
+PREDICTIONS = {"standing": "its probe", "at_size": "at its size", "mean": "all probes"}
+"""What is held against the AUROC of a type."""
 
 
 def dials_of(result: Result) -> Dials:

@@ -41,6 +41,9 @@ def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> Fi
         method=[
             "Each point is one defect type under one setting of the dials. Spearman's rank correlation; "
             "intervals are 95 %, over defect types drawn again for correlations, over photos for margins.",
+            "Three predictions are held against the AUROC of a type: the visibility of the probe that stands "
+            "for it (its probe), the same at the median size of the type's defects (at its size), and the "
+            "mean visibility of the model (all probes).",
             Table(
                 ["set", "defect type", "probe that stands for it"],
                 [[name, kind, probe] for name in found for kind, probe in SETS[name].stands_for.items()],
@@ -72,7 +75,14 @@ def _scatter(points: list[dict[str, Any]], scorer: str) -> Markup:
         here = [point for point in of if point["set"] == name]
         dots.append(Points(name, [p["standing"] for p in here], [p["auroc"] for p in here]))
     label = "visibility of the probe that stands for the type"
-    return line_chart([], x_label=label, y_label="AUROC on real defects", points=dots)
+    lowest = min(point["auroc"] for point in of)
+    return line_chart(
+        [],
+        x_label=label,
+        y_label="AUROC on real defects",
+        y_range=(min(0.5, lowest), 1.0),
+        points=dots,
+    )
 
 
 def _ranks(spearman: dict[str, dict[str, Any]]) -> Table:

@@ -8,6 +8,7 @@ on the augmentation, so views are warped weakly, and for comparison not at all a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -49,7 +50,7 @@ def course(beta: float, strength: float, seed: int) -> dict[int, tuple[float, fl
     return out
 
 
-def class_collapse() -> list[Row]:
+def class_collapse() -> Iterator[Row]:
     """r2: the ten digits, read from networks that were told only odd or even."""
     none = (None,) * len(EPOCHS)
     conditions: list[tuple[str, float, float, tuple[float | None, ...]]] = [
@@ -62,20 +63,16 @@ def class_collapse() -> list[Row]:
         ("supervised, warp x 1", 0.0, 1, none),
         ("joint beta 0.5, warp x 1", 0.5, 1, none),
     ]
-    rows = []
     for condition, beta, strength, references in conditions:
         courses = [course(beta, strength, seed) for seed in SEEDS]
         for epoch, reference in zip(EPOCHS, references, strict=True):
             neighbour = sum(c[epoch][1] for c in courses) / len(courses)
-            rows.append(
-                Row(
-                    "r2",
-                    f"{condition}, epoch {epoch}",
-                    "digit accuracy",
-                    tuple(c[epoch][0] for c in courses),
-                    reference,
-                    EARLIER if reference else "",
-                    f"nearest neighbour {neighbour:.3f}",
-                )
+            yield Row(
+                "r2",
+                f"{condition}, epoch {epoch}",
+                "digit accuracy",
+                tuple(c[epoch][0] for c in courses),
+                reference,
+                EARLIER if reference else "",
+                f"nearest neighbour {neighbour:.3f}",
             )
-    return rows

@@ -6,6 +6,7 @@ subspace of most or of least variance, and a classifier is trained on the projec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,11 @@ from pipelines.papers.table import BALESTRIERO, SEEDS, Row
 EPOCHS, BATCH, LEARNING_RATE = 30, 64, 3e-3
 
 
-def perception_on_photos(data: Path | None) -> list[Row] | str:
+def perception_on_photos(data: Path | None) -> Iterator[Row]:
     """r3-photos: AUROC of a linear and of a convolutional classifier by subspace, and the alignment."""
     found = photos(data)
-    if isinstance(found, str):
-        return found
     normal, x = (_standardised(part.flatten(1).double().numpy()) for part in (found.normal, found.test))
     y = found.defective.astype(int)
-    rows = []
     for part, subspace, paper in (
         ("all variance", top_subspace(normal, 1), 0.587),
         ("top 90 %", top_subspace(normal, 0.9), 0.45),
@@ -49,9 +47,9 @@ def perception_on_photos(data: Path | None) -> list[Row] | str:
         condition = f"{found.name}, {part}, {subspace.dimensions} dimensions"
         linear = tuple(_linear(z / z.std(), y, seed) for seed in SEEDS)
         network = tuple(_network(projected, y, seed) for seed in SEEDS)
-        rows.append(Row("r3-photos", condition, "defect AUROC, linear", linear))
+        yield Row("r3-photos", condition, "defect AUROC, linear", linear)
         note = "theirs is accuracy over 200 classes"
-        rows.append(Row("r3-photos", condition, "defect AUROC, network", network, paper, BALESTRIERO, note))
+        yield Row("r3-photos", condition, "defect AUROC, network", network, paper, BALESTRIERO, note)
     curves = {"no noise": reconstruction_alignment(x, y)}
     for size in (4, 8):
         masking = PatchMasking(0.5, square_patches(PHOTO_SIDE, PHOTO_SIDE, size))
@@ -59,11 +57,10 @@ def perception_on_photos(data: Path | None) -> list[Row] | str:
     for name, curve in curves.items():
         for k in (8, 32):
             condition = f"{found.name}, {name}, {k} dimensions"
-            rows.append(Row("r3-photos", condition, "alignment %", (float(curve[k - 1]),)))
+            yield Row("r3-photos", condition, "alignment %", (float(curve[k - 1]),))
     change = float(np.abs(reconstruction_alignment(x, y, GaussianNoise(0.5)) - curves["no noise"]).max())
     condition = f"{found.name}, Gaussian noise 0.5"
-    rows.append(Row("r3-photos", condition, "largest change of alignment %", (change,), 0.0, "theory"))
-    return rows
+    yield Row("r3-photos", condition, "largest change of alignment %", (change,), 0.0, "theory")
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from torch import Tensor
 from anomaly.data.images import read_image
 from anomaly.data.layouts import read_samples
 from anomaly.errors import DataError
+from pipelines.papers.table import Skipped
 
 PHOTO_SIDE = 32
 PHOTO_WIDTHS = (16, 32, 64, 64)
@@ -37,12 +38,12 @@ class Photos:
 
 
 @cache
-def photos(data: Path | None) -> Photos | str:
-    """The photos of `data`, without it those of ELPV, without that the reason why there are none."""
+def photos(data: Path | None) -> Photos:
+    """The photos of `data`, without it those of ELPV. Raises Skipped where there are none."""
     if data is not None:
         return _folder(data)
     if find_spec("elpv_dataset") is None:
-        return "no photos: pip install elpv-dataset, or give a folder with --data"
+        raise Skipped("no photos: pip install elpv-dataset, or give a folder with --data")
     return _elpv()
 
 

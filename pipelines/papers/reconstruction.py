@@ -8,6 +8,8 @@ leaves as it is and masking changes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
@@ -28,24 +30,21 @@ from pipelines.papers.table import EARLIER, SEEDS, Row
 TOP, BOTTOM = 0.9, 0.2
 
 
-def perception() -> list[Row]:
+def perception() -> Iterator[Row]:
     """r3: the alignment curve under noise and masking; probes on the top and the bottom subspace."""
     x, y = digits().flat, digits().labels
     plain = reconstruction_alignment(x, y)
-    rows = [
-        Row("r3", f"no noise, {k} dimensions", "alignment %", (float(plain[k - 1]),), ref, EARLIER)
-        for k, ref in ((4, 64.7), (8, 82.87), (16, 93.0))
-    ]
+    for k, ref in ((4, 64.7), (8, 82.87), (16, 93.0)):
+        yield Row("r3", f"no noise, {k} dimensions", "alignment %", (float(plain[k - 1]),), ref, EARLIER)
     for sigma in (0.1, 0.5, 1.0):
         noisy = reconstruction_alignment(x, y, GaussianNoise(sigma))
         change = float(np.abs(noisy - plain).max())
-        rows.append(
-            Row("r3", f"Gaussian noise {sigma:g}", "largest change of alignment %", (change,), 0.0, EARLIER)
-        )
+        condition = f"Gaussian noise {sigma:g}"
+        yield Row("r3", condition, "largest change of alignment %", (change,), 0.0, EARLIER)
     for size, drop, ref in ((4, 0.25, 93.67), (2, 0.75, 91.97)):
         masked = reconstruction_alignment(x, y, PatchMasking(drop, square_patches(SIDE, SIDE, size)))
         condition = f"{size} px patches masked with p {drop:g}, 16 dimensions"
-        rows.append(Row("r3", condition, "alignment %", (float(masked[15]),), ref, EARLIER))
+        yield Row("r3", condition, "alignment %", (float(masked[15]),), ref, EARLIER)
     backgrounds = ((0, 0.950, 0.407, 83.0), (1, 0.315, 0.702, 48.9), (3, 0.106, 0.574, 25.2))
     for amplitude, *references in backgrounds:
         runs = [_on_background(amplitude, seed) for seed in SEEDS]
@@ -54,10 +53,8 @@ def perception() -> list[Row]:
         for i, (measure, ref) in enumerate(zip(measures, references, strict=True)):
             note = (top_size, bottom_size, "")[i]
             values = tuple(run[i] for run in runs)
-            rows.append(
-                Row("r3", f"background of amplitude {amplitude}", measure, values, ref, EARLIER, note)
-            )
-    return rows
+            condition = f"background of amplitude {amplitude}"
+            yield Row("r3", condition, measure, values, ref, EARLIER, note)
 
 
 def _on_background(amplitude: float, seed: int) -> tuple[float, float, float, int, int]:
@@ -82,18 +79,16 @@ def _on_background(amplitude: float, seed: int) -> tuple[float, float, float, in
     return accuracy(top), accuracy(bottom), aligned, top.dimensions, bottom.dimensions
 
 
-def nuisance_rank() -> list[Row]:
+def nuisance_rank() -> Iterator[Row]:
     """r4: the residual of a linear autoencoder against the number of nuisance factors.
 
     32 x 32 pictures of 6 smooth illumination factors, which hold 99.8 % of the variance, and sensor noise;
     the defect is a square of 3 x 3 pixels, brighter by .35. The score is the squared residual.
     """
-    rows = []
     references = {0: 0.509, 4: 0.576, 6: 1.0, 8: 1.0, 16: 1.0}
     for k, ref in references.items():
         values = tuple(_residual_auroc(k, seed) for seed in SEEDS)
-        rows.append(Row("r4", f"{k} dimensions", "AUROC of the residual", values, ref, EARLIER))
-    return rows
+        yield Row("r4", f"{k} dimensions", "AUROC of the residual", values, ref, EARLIER)
 
 
 def _residual_auroc(k: int, seed: int, factors: int = 6, side: int = 32, n: int = 400) -> float:

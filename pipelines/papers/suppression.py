@@ -10,6 +10,7 @@ so does the joint loss (1 - beta) SupCon + beta NT-Xent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -95,7 +96,7 @@ def _packed(pictures: Tensor, bits: Tensor) -> Tensor:
     return torch.cat([pictures, bits[:, :, None, None].expand(-1, -1, SIDE, SIDE)], dim=1)
 
 
-def randbit() -> list[Row]:
+def randbit() -> Iterator[Row]:
     """r1: bits, temperature, embedding size, augmentation of the right and the wrong feature, joint loss."""
     conditions: list[tuple[str, Recipe, float | None]] = [
         ("0 bits", Recipe(bits=0), 0.992),
@@ -121,14 +122,14 @@ def randbit() -> list[Row]:
         (f"8 bits, joint loss beta {beta:g}", Recipe(beta=beta), ref)
         for beta, ref in zip((0.5, 0), (0.826, 0.992), strict=True)
     ]
-    rows = [_row("r1", condition, recipe, ref, EARLIER) for condition, recipe, ref in conditions]
+    for condition, recipe, ref in conditions:
+        yield _row("r1", condition, recipe, ref, EARLIER)
     for condition, recipe, ref in (("0 bits", Recipe(bits=0), 9.8), ("8 bits", Recipe(), 15.9)):
         ranks = tuple(outcome(recipe, seed).rank for seed in SEEDS)
-        rows.append(Row("r1", condition, "effective rank", ranks, ref, EARLIER, "no proxy for health"))
-    return rows
+        yield Row("r1", condition, "effective rank", ranks, ref, EARLIER, "no proxy for health")
 
 
-def temperature_table() -> list[Row]:
+def temperature_table() -> Iterator[Row]:
     """chen: bits by temperature, the grid of the authors' notebook `randbits_mnist`, and 0.5 besides."""
     bits = (0, 5, 10, 15, 20)
     paper = {
@@ -137,11 +138,10 @@ def temperature_table() -> list[Row]:
         0.2: (0.900, 0.330, 0.104, 0.100, 0.099),
         0.5: (None,) * 5,
     }
-    return [
-        _row("chen", f"{b} bits, temperature {t:g}", Recipe(bits=b, temperature=t), ref, CHEN if ref else "")
-        for t, refs in paper.items()
-        for b, ref in zip(bits, refs, strict=True)
-    ]
+    for t, refs in paper.items():
+        for b, ref in zip(bits, refs, strict=True):
+            recipe = Recipe(bits=b, temperature=t)
+            yield _row("chen", f"{b} bits, temperature {t:g}", recipe, ref, CHEN if ref else "")
 
 
 def _row(experiment: str, condition: str, recipe: Recipe, reference: float | None, source: str) -> Row:

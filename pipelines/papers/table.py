@@ -14,6 +14,10 @@ EARLIER = "earlier run"
 """An independent earlier implementation of the same experiment on the same kind of data."""
 
 
+class Skipped(Exception):
+    """Why an experiment cannot be run here, in a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     experiment: str

@@ -9,7 +9,7 @@ of the training pictures is lost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -81,7 +81,7 @@ def both(first: Change, second: Change) -> Change:
     return lambda pictures: second(first(pictures))
 
 
-def visibility() -> list[Row]:
+def visibility() -> Iterator[Row]:
     """r5: faded and upside-down digits under no augmentation, contrast jitter, vertical flips, and both."""
     data = digits()
     normal, good = data.pictures[data.train], data.pictures[data.test]
@@ -92,22 +92,18 @@ def visibility() -> list[Row]:
         ("vertical flip", sometimes(flip), (0.979, 0.605)),
         ("contrast jitter and vertical flip", both(jitter_contrast, sometimes(flip)), (0.549, 0.648)),
     ]
-    rows = []
     for condition, augment, references in conditions:
         runs = [
             aurocs(trained(normal, augment, WIDTHS, STEPS, seed), normal, good, defects) for seed in SEEDS
         ]
         for defect, ref in zip(defects, references, strict=True):
             values = tuple(run[defect] for run in runs)
-            rows.append(Row("r5", condition, f"AUROC, {defect}", values, ref, EARLIER))
-    return rows
+            yield Row("r5", condition, f"AUROC, {defect}", values, ref, EARLIER)
 
 
-def visibility_on_photos(data: Path | None) -> list[Row] | str:
+def visibility_on_photos(data: Path | None) -> Iterator[Row]:
     """r5-photos: good photos faded, turned by a quarter, and the real defects."""
     found = photos(data)
-    if isinstance(found, str):
-        return found
     bad = torch.from_numpy(found.defective)
     good = found.test[~bad]
     defects = {"faded x 0.4": fade(good), "turned by 90 degrees": quarter_turn(good), "real": found.test[bad]}
@@ -117,14 +113,12 @@ def visibility_on_photos(data: Path | None) -> list[Row] | str:
         ("quarter turn", sometimes(quarter_turn)),
         ("contrast jitter and quarter turn", both(jitter_contrast, sometimes(quarter_turn))),
     ]
-    rows = []
     for condition, augment in conditions:
         networks = [trained(found.normal, augment, PHOTO_WIDTHS, PHOTO_STEPS, seed) for seed in SEEDS]
         runs = [aurocs(network, found.normal, good, defects) for network in networks]
         for defect in defects:
             values = tuple(run[defect] for run in runs)
-            rows.append(Row("r5-photos", f"{found.name}, {condition}", f"AUROC, {defect}", values))
-    return rows
+            yield Row("r5-photos", f"{found.name}, {condition}", f"AUROC, {defect}", values)
 
 
 def aurocs(network: Network, normal: Tensor, good: Tensor, defects: dict[str, Tensor]) -> dict[str, float]:
