@@ -113,3 +113,11 @@ def test_options_that_make_no_sense_are_told_so(
 ) -> None:
     found, _, stderr = run(capfd, "tune", "--model", model, *options)
     assert found == code and sentence in stderr and stderr.count("\n") == 1
+
+
+def test_help_names_the_command_as_it_is_typed(capfd: pytest.CaptureFixture[str]) -> None:
+    code, stdout, _ = run(capfd, "tune", "--help")
+    assert code == 0 and "anomaly tune [OPTIONS] [labelled]" in stdout and "choose [" not in stdout
+    code, stdout, stderr = run(capfd, "tune", "--nope")
+    assert code == 2 and "anomaly tune --help" in stderr
+    assert "anomaly tune plan [OPTIONS]" in run(capfd, "tune", "plan", "--help")[1]

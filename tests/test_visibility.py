@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ import pytest
 from conftest import draw_photo
 from test_commands import run
 
+from anomaly.bundle import read_bundle
 from anomaly.config import RunConfig
 from anomaly.detector import Scores
 from anomaly.errors import DataError
+from anomaly.policy.policy import Cut, Policy
+from anomaly.policy.regions import RegionRules
 from anomaly.probes import PROBES, chosen
 from anomaly.visibility.index import passes_at, seen, suppression_index, suppression_interval, visibility
 from anomaly.visibility.measure import measure
+from anomaly.visibility.photos import held_out
 from anomaly.visibility.reading import answer, remedies
 
 LEVELS = (1.0, 2.0, 4.0)
@@ -131,6 +136,39 @@ def test_the_command_reports_what_the_model_sees(
     assert code == 3 and "already holds report.html" in stderr
     code, stdout, stderr = run(capfd, *arguments, "--probes", "brighten", "--overwrite")
     assert code == 0 and not stdout and "visibility" in stderr
+
+
+def test_the_version_in_force_draws_and_scores(
+    capfd: pytest.CaptureFixture[str],
+    own_model: Path,
+    product: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = read_bundle(own_model)
+    mask = np.zeros((96, 128), bool)
+    mask[:, :40] = True
+    born = Policy.born(bundle.detector.calibration)
+    rules = RegionRules(mask, (96, 128))
+    bundle.versions.add(replace(born, cut=Cut(123.0), rules=rules), born, why="the left alone", facts={})
+    drawn = []
+
+    def record(photo: np.ndarray, values: np.ndarray, threshold: float, ceiling: float) -> np.ndarray:
+        drawn.append((threshold, np.isfinite(values[:, :30]).all(), np.isneginf(values[:, 50:]).all()))
+        return photo
+
+    monkeypatch.setattr("anomaly.visibility.report.overlay", record)
+    few = ("--photos", 2, "--probes", "brighten", "--json")
+    out = ("--out", tmp_path / "out")
+    code, _, stderr = run(capfd, "probe", product, "--model", own_model, *out, *few)
+    assert code == 0, stderr
+    assert drawn == [(123.0, True, True)]
+    pictures = held_out(bundle, [product], 2)[0]
+    measured = measure(read_bundle(own_model).detector, pictures, chosen(["brighten"]))
+    raw = [bundle.detector.score(photo) for photo in pictures]
+    share = bundle.detector.config.fusion.top_share
+    expected = [rules.score(scores.anomaly_map, (96, 128), share) for scores in raw]
+    assert measured.untouched["fused"] == pytest.approx(expected)
 
 
 def test_photos_that_were_trained_on_are_refused(
