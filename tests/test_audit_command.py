@@ -12,6 +12,7 @@ from planted import overlapping, planted
 from test_commands import run
 
 from anomaly.bundle import read_bundle
+from anomaly.errors import BundleError
 from anomaly.policy.policy import Policy
 from anomaly.policy.versions import Versions
 
@@ -57,6 +58,31 @@ def test_audit_finds_what_was_done_to_the_log(
     code, _, stderr = run(capfd, *verify)
     assert code == 4 and "was changed after it was written" in stderr
     assert run(capfd, *show, "--report", page)[0] == 4, "no page says intact of a log that is not"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"new": None},
+        {"action": "tuned"},
+        {"action": "rollback", "restores": 7},
+        {"action": "rollback"},
+        {"old": {}},
+    ],
+)
+def test_a_log_of_something_else_is_refused_in_a_sentence(
+    broken: dict[str, object], capfd: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    bundle = read_bundle(own_model)
+    born = Policy.born(bundle.detector.calibration)
+    bundle.versions.add(born, born, why="a version", facts={})
+    log = bundle.versions.log
+    log.append({**log.entries()[0]["entry"], **broken})
+    for command in (("audit", "verify"), ("audit", "show", "--report", tmp_path / "a.html")):
+        code, _, stderr = run(capfd, *command, "--model", own_model)
+        assert code == 4 and stderr.count("\n") == 1 and "version 2 in" in stderr
+    with pytest.raises(BundleError, match="cannot be understood"):
+        read_bundle(own_model)
 
 
 def sign_several(versions: Versions, policy: Policy, start: Any) -> None:

@@ -16,10 +16,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
 
 from anomaly.errors import AnomalyError, BundleError, ConfigError
 from anomaly.metrics import Floats
@@ -29,6 +30,33 @@ from anomaly.quality.audit import AuditLog
 from anomaly.render import png_bytes
 
 Json = dict[str, Any]
+
+
+class _Cut(BaseModel):
+    threshold: FiniteFloat
+    review_threshold: FiniteFloat | None
+
+
+class _Old(_Cut):
+    version: NonNegativeInt
+
+
+class _New(_Cut):
+    groups: dict[str, _Cut]
+    promise: str
+    rules: Json | None
+    normal_scores: str | None
+
+
+class _Entry(BaseModel):
+    """What each entry of the log has at least."""
+
+    action: Literal["tune", "rollback"]
+    model: str
+    why: str
+    old: _Old
+    new: _New
+    restores: NonNegativeInt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +89,17 @@ class Versions:
         return status.st_size, status.st_mtime_ns
 
     def records(self) -> list[Json]:
-        """Every record of the verified log, oldest first; that of version n is at n - 1."""
+        """Every record of the verified log, oldest first; that of version n is at n - 1. BundleError where
+        the log does not verify, or an entry is none of a version."""
         records = self.log.entries()
+        for record in records:
+            try:
+                entry = _Entry.model_validate(record["entry"])
+            except ValidationError:
+                raise self._foreign(record) from None
+            before = entry.restores if entry.action == "rollback" else 0
+            if before is None or before > record["index"]:
+                raise self._foreign(record)
         if not records and any(self.folder.glob("version-*.html")):
             raise BundleError(
                 f"{self.log.path} is missing although versions were made: restore it and its head file from "
@@ -202,9 +239,13 @@ class Versions:
         except BundleError:
             raise
         except (AnomalyError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(
-                f"version {number} in {self.log.path} cannot be understood ({error}): upgrade anomaly"
-            ) from None
+            raise self._foreign(record, f" ({error})") from None
+
+    def _foreign(self, record: Json, reason: str = "") -> BundleError:
+        return BundleError(
+            f"version {record['index'] + 1} in {self.log.path} cannot be understood{reason}: upgrade anomaly, or "
+            "restore the log and its head file from a backup"
+        )
 
     def _scores(self, name: str | None, born: Policy) -> Floats:
         return born.normal_scores if name is None else np.asarray(json.loads(self.read(name)), np.float64)

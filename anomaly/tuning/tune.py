@@ -219,6 +219,8 @@ def _chosen_by(bundle: Bundle) -> set[str]:
     while number:
         entry = records[number - 1]["entry"]
         if entry["action"] == "tune":
+            if "evidence" not in entry:  # made by a program, not by `anomaly tune`
+                return set()
             evidence = json.loads(bundle.versions.read(entry["evidence"]["file"]))
             return {row[1] for row in evidence["rows"]}
         number = int(entry["restores"])
