@@ -68,6 +68,7 @@ def test_audit_finds_what_was_done_to_the_log(
         {"action": "rollback", "restores": 7},
         {"action": "rollback"},
         {"old": {}},
+        {"evidence": "none"},
     ],
 )
 def test_a_log_of_something_else_is_refused_in_a_sentence(

@@ -57,6 +57,9 @@ class _Entry(BaseModel):
     old: _Old
     new: _New
     restores: NonNegativeInt | None = None
+    asked: list[str] = []
+    data: Json = {}
+    evidence: Json = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +246,8 @@ class Versions:
 
     def _foreign(self, record: Json, reason: str = "") -> BundleError:
         return BundleError(
-            f"version {record['index'] + 1} in {self.log.path} cannot be understood{reason}: upgrade anomaly, or "
-            "restore the log and its head file from a backup"
+            f"version {record['index'] + 1} in {self.log.path} cannot be understood{reason}: upgrade "
+            "anomaly, or restore the log and its head file from a backup"
         )
 
     def _scores(self, name: str | None, born: Policy) -> Floats:

@@ -115,9 +115,9 @@ def _evidence(records: Sequence[Mapping[str, Any]]) -> Table:
     rows: list[list[Cell]] = []
     for record in records:
         entry = record["entry"]
-        data = entry.get("data")
+        data = entry.get("data", {})
         asked = "; ".join(entry.get("asked", [])) or "-"
-        photos = "-" if data is None else f"{data['normal']} normal, {data['anomalous']} anomalous"
-        shown = "-" if data is None else data["fingerprint"][:12]
+        counts = [f"{data[label]} {label}" for label in ("normal", "anomalous") if label in data]
+        photos, shown = ", ".join(counts) or "-", str(data.get("fingerprint", "-"))[:12]
         rows.append([str(record["index"] + 1), asked, photos, shown, entry["new"]["promise"]])
     return Table(["#", "asked", "photos", "fingerprint", "promise"], rows)
