@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,11 +57,14 @@ def joined() -> Iterator[bool]:
     """Take part in what torchrun started, if it did, while the block runs; whether this process is the first.
 
     An error that ends several processes is told by one: the others exit with its code and say nothing.
+    torchrun sends SIGTERM to what is left when a process dies. It does not end this one, which comes to the
+    same end by itself, and has to tell why.
     """
     global _rank, _size
     if not dist.is_available() or not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield True
         return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with _together():
         patience = timedelta(seconds=PATIENCE)
         store, _rank, _size = next(rendezvous("env://", timeout=patience))
@@ -71,9 +75,11 @@ def joined() -> Iterator[bool]:
         if _told_before(store):
             sys.exit(getattr(error, "exit_code", 130))
         raise
+    else:
+        dist.destroy_process_group()
+        signal.signal(signal.SIGTERM, before)
     finally:
         _rank, _size = 0, 1
-        dist.destroy_process_group()
 
 
 def first_goes_on() -> None:

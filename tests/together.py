@@ -90,7 +90,6 @@ def shared() -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Leave in `folder` what each process found, and the checkpoints of a training that loses a process."""
     training.SAVE_EVERY = 0.0
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # taken at the next step by the command line
     with distributed.joined() as first:
         found = {"shared": shared(), "trained": trained(None, Silent())}
         (folder / f"{distributed.rank()}.json").write_text(json.dumps(found))
