@@ -63,7 +63,7 @@ class FusionConfig(Section):
     """Whether maps are standardised position by position, or as a whole."""
     weighting: Literal["steadiness", "equal"] = "steadiness"
     """How branches are weighted: by how steadily they score held-out normal photos, or alike."""
-    top_share: Share = 0.01
+    top_share: Share = 0.02
     """The image score is the mean of this share of the anomaly map, its largest values."""
 
 

@@ -15,7 +15,7 @@ FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
 TAIL = 0.95
 """The quantile of held-out normal scores whose distance from their median says how steady a branch is."""
-SHARPNESS = 4
+SHARPNESS = 6
 """How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight."""
 
 

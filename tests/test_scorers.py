@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from anomaly.models.autoencoder import FeatureAutoencoder
 from anomaly.scorers import SCORERS, FitContext
 from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
 
@@ -92,19 +91,6 @@ def test_every_kind_of_autoencoder_learns_and_is_restored(target: str, options: 
     photo = maps(1, channels, size, seed=2)[0]
     assert torch.equal(scorer.score(photo), again.score(photo))
     assert torch.equal(scorer.score(photo), scorer.score(photo)), "scoring draws nothing"
-
-
-def test_a_feature_autoencoder_begins_as_the_best_linear_one() -> None:
-    patches = (
-        torch.randn(500, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 2, 12) + 3
-    )
-    network = FeatureAutoencoder(12, 4)
-    network.start_from(patches)
-    rebuilt = network(patches.T[None, :, :, None])[0, :, :, 0].T
-    variances = torch.linalg.eigvalsh(torch.cov(patches.T, correction=0))
-    assert (rebuilt - patches).square().sum(1).mean().item() == pytest.approx(
-        variances[:-4].sum().item(), 1e-3
-    )
 
 
 def two_surfaces(count: int, seed: int) -> list[torch.Tensor]:

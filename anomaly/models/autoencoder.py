@@ -46,16 +46,13 @@ def sampled(code: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 class FeatureAutoencoder(Autoencoder):
     """(B, C, h, w) features -> the same, through `bottleneck` channels a patch.
 
-    A linear autoencoder of each patch, and what convolutions add to its code and to its output. Hidden layers
-    see 3 x 3 patches on either side of the bottleneck, so a patch is rebuilt from what its neighbours make
-    likely, not copied. `start_from` makes it begin as the best linear one.
+    Hidden layers see 3 x 3 patches on either side of the bottleneck, so a patch is rebuilt from what its
+    neighbours make likely, not copied.
     """
 
     def __init__(self, channels: int, bottleneck: int, variational: bool = False) -> None:
         super().__init__(variational)
         wide, narrow = 192, 128
-        self.down = nn.Conv2d(channels, bottleneck, 1)
-        self.up = nn.Conv2d(bottleneck, channels, 1)
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, wide, 1),
             nn.GELU(),
@@ -70,31 +67,6 @@ class FeatureAutoencoder(Autoencoder):
             nn.GELU(),
             nn.Conv2d(wide, channels, 1),
         )
-
-    def start_from(self, patches: Tensor) -> None:
-        """Begin as the principal subspace of `patches` (N, C), which no linear autoencoder rebuilds better
-        (Baldi and Hornik, Neural Networks 2, 1989); the convolutions then begin by adding nothing."""
-        mean = patches.double().mean(0)
-        centred = patches.double() - mean
-        directions = torch.linalg.eigh(centred.T @ centred)[1].flip(1)[:, : self.down.out_channels].float()
-        with torch.no_grad():
-            for layer in (self.down, self.up, self.encoder[-1], self.decoder[-1]):
-                for parameter in layer.parameters():
-                    parameter.zero_()
-            self.down.weight[: directions.shape[1], :, 0, 0] = directions.T
-            self.down.bias[: directions.shape[1]] = -(mean.float() @ directions)  # type: ignore[index]
-            self.up.weight[:, : directions.shape[1], 0, 0] = directions
-            self.up.bias.copy_(mean.float())  # type: ignore[union-attr]
-
-    def encode(self, values: Tensor) -> Tensor:
-        code: Tensor = self.down(values)
-        if self.variational:
-            code = torch.cat([code, torch.zeros_like(code)], dim=1)
-        return code + super().encode(values)
-
-    def decode(self, code: Tensor) -> Tensor:
-        out: Tensor = self.up(code)
-        return out + super().decode(code)
 
 
 class PixelAutoencoder(Autoencoder):

@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from anomaly import distributed
 from anomaly.config import Section
 from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder, sampled
 from anomaly.models.losses import l1_ssim_loss, ssim_map
-from anomaly.models.training import step_seed, train
+from anomaly.models.training import train
 from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, crops
 
 
@@ -55,8 +54,6 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         pixels = options.target == "pixels"
         torch.manual_seed(context.seed)
         self._build(maps[0].shape[0])
-        if isinstance(self.network, FeatureAutoencoder):
-            self.network.start_from(_patches(maps, 20_000, step_seed(context.seed, "reconstruction", -1)))
         size = 8 * PixelAutoencoder.stride if pixels else 16
         noise = 0.1 * options.noise if pixels else options.noise
 
@@ -64,12 +61,12 @@ class Reconstruction(Scorer[ReconstructionOptions]):
             clean = torch.stack(list(crops(maps, size, options.batch_size, generator)))
             seen = clean + noise * torch.randn(clean.shape, generator=generator)
             seen = seen * _kept(clean, PixelAutoencoder.stride if pixels else 2, options.masked, generator)
-            code = distributed.rows(self.network.encode, seen)
+            code = self.network.encode(seen)
             penalty = torch.zeros(())
             if options.variational:
                 code, divergence = sampled(code, generator)
                 penalty = options.variational * divergence
-            rebuilt = distributed.rows(self.network.decode, code)
+            rebuilt = self.network.decode(code)
             return (l1_ssim_loss(rebuilt, clean) if pixels else F.mse_loss(rebuilt, clean)) + penalty
 
         context.losses["reconstruction"] = train(
@@ -95,7 +92,7 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         return {key: value.contiguous() for key, value in self.network.state_dict().items()}
 
     def restore(self, state: State) -> None:
-        key = "up.bias" if self.options.target == "features" else "encoder.0.bias"
+        key = "decoder.4.bias" if self.options.target == "features" else "encoder.0.bias"
         self._build(len(state[key]) if self.options.target == "features" else 3)
         self.network.load_state_dict(state)
 
@@ -105,17 +102,6 @@ class Reconstruction(Scorer[ReconstructionOptions]):
             self.network = FeatureAutoencoder(channels, options.bottleneck, variational).eval()
         else:
             self.network = PixelAutoencoder(options.bottleneck, variational=variational).eval()
-
-
-def _patches(maps: Sequence[Tensor], count: int, seed: int) -> Tensor:
-    """About `count` patches (N, C) of `maps`, as many of each."""
-    generator = torch.Generator().manual_seed(seed)
-    share = -(-count // len(maps))
-    drawn = []
-    for values in maps:
-        flat = values.flatten(1)
-        drawn.append(flat[:, torch.randperm(flat.shape[1], generator=generator)[:share]].T.float())
-    return torch.cat(drawn)
 
 
 def _kept(values: Tensor, patch: int, masked: float, generator: torch.Generator) -> Tensor:
