@@ -40,7 +40,7 @@ def test_standardised_maps_are_in_units_of_the_spread_of_all_patches(maps: list[
     assert statistics.spread[:, -1].mean() > 2 * statistics.spread[:, 0].mean()
 
 
-def test_a_branch_with_twice_the_tail_has_a_sixteenth_of_the_weight() -> None:
+def test_a_branch_with_twice_the_tail_counts_a_sixty_fourth() -> None:
     scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 2.0] + [5.0, -3.0]
     weights = steadiness_weights(scores)
     assert weights.sum() == pytest.approx(1)
