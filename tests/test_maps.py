@@ -45,7 +45,7 @@ def test_a_branch_with_twice_the_tail_counts_a_sixty_fourth() -> None:
     weights = steadiness_weights(scores)
     assert weights.sum() == pytest.approx(1)
     tails = np.quantile(scores, 0.95, axis=0) - np.median(scores, axis=0)
-    assert weights[0] / weights[1] == pytest.approx((tails[1] / tails[0]) ** 4, rel=0.01)
+    assert weights[0] / weights[1] == pytest.approx((tails[1] / tails[0]) ** 6, rel=0.01)
 
 
 def test_alike_branches_share_alike_and_constant_ones_do_not_break_it() -> None:
