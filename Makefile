@@ -21,6 +21,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-all: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test-all]'
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: $(READY)
@@ -32,6 +33,7 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pipelines.benchmark $(BENCH)
 	$(BIN)/python -m pipelines.speed
+	$(BIN)/python -m pipelines.scale
 
 clean:
 	rm -rf .venv runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
+from anomaly.data.addresses import Location
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image
 from anomaly.maps import Map, MapStatistics, resize, top_mean
@@ -51,7 +51,7 @@ class Detector:
     policy: Policy
     """What decides; it may have changed since the fit, see `anomaly tune`."""
 
-    def read(self, path: Path) -> Photo:
+    def read(self, path: Location) -> Photo:
         """The photo at `path`, (H, W, 3) uint8, read as the training photos were. Raises ImageError."""
         limit = self.config.data.max_megapixels
         return read_image(path, white_level=self.white_level, max_megapixels=limit)

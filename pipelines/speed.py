@@ -122,14 +122,15 @@ def inspect(model: Path, runtime: str, folder: Path, count: int) -> dict[str, fl
     """Decode, judge and write `count` photos, those of `folder` over and over."""
     start = time.monotonic()
     from anomaly.bundle import read_bundle
+    from anomaly.inspection.inputs import expand
     from anomaly.inspection.scoring import choose_scorer
-    from anomaly.inspection.stream import expand, in_order, judge
+    from anomaly.inspection.stream import in_order, judge
     from anomaly.inspection.writer import Writer
 
     bundle = read_bundle(model)
     workers = os.cpu_count() or 1
     score = choose_scorer(bundle, runtime, threads=1)
-    photos = itertools.islice(itertools.cycle(expand([folder])), count)
+    photos = itertools.islice(itertools.cycle(expand(folder)), count)
     with tempfile.TemporaryDirectory() as scratch, Writer(Path(scratch) / "out", bundle) as writer:
         first, began = 0.0, time.monotonic()
         for drawn in in_order(lambda path: writer.draw(judge(bundle.detector, path, score)), photos, workers):
@@ -148,7 +149,8 @@ def backbone(model: Path, runtime: str, folder: Path, count: int) -> dict[str, f
     from anomaly.export.graph import fixed_padding
     from anomaly.export.runtimes import RUNTIMES, load_graph
     from anomaly.export.write import write_onnx
-    from anomaly.inspection.stream import expand, in_order
+    from anomaly.inspection.inputs import expand
+    from anomaly.inspection.stream import in_order
 
     class Alone(torch.nn.Module):
         def __init__(self, network: torch.nn.Module) -> None:
@@ -161,7 +163,7 @@ def backbone(model: Path, runtime: str, folder: Path, count: int) -> dict[str, f
 
     detector = read_bundle(model).detector
     alone = Alone(fixed_padding(detector.encoder.backbone)).eval()
-    photos = [detector.geometry.working(detector.read(path)) for path in expand([folder])[:32]]
+    photos = [detector.geometry.working(detector.read(path)) for path in expand(folder)[:32]]
     if runtime == "torch":
 
         def run(photo: np.ndarray) -> Any:
@@ -190,7 +192,7 @@ def profile(model: Path, folder: Path, photos: int = 8) -> dict[str, float]:
 
     from anomaly.bundle import read_bundle
     from anomaly.detector import use_threads
-    from anomaly.inspection.stream import expand
+    from anomaly.inspection.inputs import expand
     from anomaly.render import overlay, png_bytes
 
     use_threads(1)
@@ -204,7 +206,7 @@ def profile(model: Path, folder: Path, photos: int = 8) -> dict[str, float]:
         return result
 
     with torch.inference_mode():
-        for path in expand([folder])[:photos]:
+        for path in expand(folder)[:photos]:
             photo = timed("decode", lambda path=path: detector.read(path))
             working = timed("resize", lambda photo=photo: detector.geometry.working(photo))
             raw = timed("backbone", lambda working=working: detector.encoder.raw_features(working))

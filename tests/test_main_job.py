@@ -17,7 +17,8 @@ from anomaly.data.layouts import read_samples
 from anomaly.errors import BundleError, CalibrationError, ConfigError, DataError
 from anomaly.evaluation import evaluate
 from anomaly.fitting.run import fit
-from anomaly.inspection.stream import expand, judge, judge_all
+from anomaly.inspection.inputs import expand
+from anomaly.inspection.stream import judge, judge_all
 from anomaly.models.training import Silent
 
 
@@ -61,7 +62,7 @@ def test_a_defect_lights_its_place_whatever_the_size(model: Path, tmp_path: Path
 
 def test_a_photo_scores_the_same_alone_in_any_order_and_any_time(model: Path, product: Path) -> None:
     detector = read_bundle(model).detector
-    photos = expand([product / "test"])
+    photos = expand(product / "test")
     together = {j.verdict.path: j.verdict.image_score for j in judge_all(detector, photos)}
     backwards = {j.verdict.path: j.verdict.image_score for j in judge_all(detector, photos[::-1])}
     assert together == backwards

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.bundle import Bundle
+from anomaly.inspection.drawing import colour_ceiling
 from anomaly.inspection.stream import Judged
-from anomaly.inspection.writer import colour_ceiling
 from anomaly.render import jpeg_bytes, overlay, thumbnail
 
 SIDE = 300

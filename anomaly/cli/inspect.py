@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ ANOMALIES_FOUND = 10
 
 def command(
     paths: Annotated[
-        list[Path], typer.Argument(help="Photos, folders of photos, CSV manifests with groups.")
+        list[str], typer.Argument(help="Photos, folders of photos, CSV manifests with groups; s3:// too.")
     ],
     model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for verdicts, heatmaps and the report.")],
@@ -35,24 +34,31 @@ def command(
     runtime: Annotated[
         str, typer.Option("--runtime", help="auto, torch, onnxruntime or openvino; see `anomaly export`.")
     ] = "auto",
+    engine: Annotated[
+        str, typer.Option("--engine", help="local, or ray: a cluster, at RAY_ADDRESS or on this machine.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Photos judged at a time, by default one a core.")
+    ] = None,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 10 if any photo is not normal.")
     ] = False,
 ) -> None:
     """Judge photos: normal, anomalous, to be reviewed where there is a review band, or not readable."""
     from anomaly.bundle import read_bundle
+    from anomaly.data.addresses import locate
+    from anomaly.inspection.engines import open_engine
     from anomaly.inspection.groups import photos_of, without_threshold
     from anomaly.inspection.identity import begun_runtime, finished_run, run_of
     from anomaly.inspection.scoring import choose_scorer
-    from anomaly.inspection.stream import in_order, judge
-    from anomaly.inspection.writer import Drawn, Writer
-    from anomaly.records import Sample
+    from anomaly.inspection.writer import Writer
 
-    photos = photos_of(paths, group, group_by_folder)
+    judging = open_engine(engine, workers, say)
+    places = [locate(text) for text in paths]
+    photos = photos_of(places, group, group_by_folder)
     bundle = read_bundle(model)
     if resume and runtime == "auto":  # the runtime that it was begun with
         runtime = begun_runtime(out) or runtime
-    workers = os.cpu_count() or 1
     score = choose_scorer(bundle, runtime, threads=1, say=say)
     policy = bundle.detector.policy
     asked = policy.groups or group is not None or group_by_folder
@@ -64,18 +70,16 @@ def command(
     if summary is None:
         progress = TerminalProgress()
         again = {"overwrite": overwrite, "resume": resume}
-        with Writer(out, bundle, **again, group=group, run=run) as writer, progress.running():
-
-            def draw(photo: Sample) -> Drawn:
-                return writer.draw(judge(bundle.detector, photo.path, score, group=photo.group))
-
-            def waiting_for(photo: Sample, seconds: float) -> None:
-                progress.waiting_for(photo.path, seconds)
-
+        with (
+            judging as workforce,
+            Writer(out, bundle, **again, group=group, run=run) as writer,
+            progress.running(),
+        ):
             if writer.done:
                 say(f"going on after {writer.done} of {len(photos)} photos")
             try:
-                for drawn in in_order(draw, photos[writer.done :], workers, waiting_for):
+                left = photos[writer.done :]
+                for drawn in workforce.drawn(left, places, score, writer, progress.waiting_for):
                     verdict = writer.write(drawn)
                     if json_:
                         result(verdict.to_dict())

@@ -13,7 +13,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import cv2
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+from anomaly.data.addresses import Address, Location, fetch
 from anomaly.errors import DataError, ImageError
 
 # fmt: off
@@ -46,7 +47,7 @@ with suppress(OSError, AttributeError):  # libtiff, where Pillow links it dynami
 
 
 def read_image(
-    path: Path, *, white_level: float | None = None, max_megapixels: float = 100
+    path: Location, *, white_level: float | None = None, max_megapixels: float = 100
 ) -> NDArray[np.uint8]:
     """The photo as (H, W, 3) uint8 RGB, upright as its EXIF orientation says; first frame of several.
 
@@ -118,7 +119,7 @@ def find_images(root: Path) -> list[Path]:
             if path.is_symlink() and os.path.exists(path) and not path.resolve().is_relative_to(real_root):
                 continue
             found.append(path)
-    return sorted(found, key=lambda path: _natural(path.relative_to(root)))
+    return sorted(found, key=lambda path: natural(path.relative_to(root)))
 
 
 def fingerprint(path: Path) -> str:
@@ -155,13 +156,14 @@ def one_line(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
+def natural(path: PurePath) -> tuple[list[str | int], str]:
+    """What paths are sorted by so that part2 comes before part10."""
     parts = re.split(r"([0-9]+)", path.as_posix())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.as_posix()
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Location) -> Iterator[None]:
     """Turn whatever reading or decoding raises into an ImageError that names the photo and the cure."""
     try:
         yield
@@ -198,16 +200,21 @@ def _check_file(path: Path) -> os.stat_result:
     return status
 
 
-def _read_bytes(path: Path, max_megapixels: float) -> bytes:
+def _read_bytes(path: Location, max_megapixels: float) -> bytes:
     """The file's content. Raises ImageError where it is empty or too large to be a photo."""
-    size = _check_file(path).st_size
-    if size == 0:
-        raise ImageError("empty (0 bytes): copy it again from its source")
-    if size > max_megapixels * 16e6 + 2**20:  # 16 bytes a pixel: RGBA of 32-bit floats
-        raise ImageError(
-            f"{size / 1e6:.0f} MB is more than a photo of {max_megapixels:g} megapixels takes: "
-            "raise max_megapixels or export a smaller photo"
-        )
+
+    def check(size: int) -> None:
+        if size == 0:
+            raise ImageError("empty (0 bytes): copy it again from its source")
+        if size > max_megapixels * 16e6 + 2**20:  # 16 bytes a pixel: RGBA of 32-bit floats
+            raise ImageError(
+                f"{size / 1e6:.0f} MB is more than a photo of {max_megapixels:g} megapixels takes: "
+                "raise max_megapixels or export a smaller photo"
+            )
+
+    if isinstance(path, Address):
+        return fetch(path, check)
+    check(_check_file(path).st_size)
     return path.read_bytes()
 
 

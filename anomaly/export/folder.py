@@ -18,6 +18,8 @@ from anomaly.export.runtimes import RUNTIMES
 
 FORMAT = 1
 FACTS = "detector.json"
+EXPORTS = "exports"
+"""Folder of a model that its exports lie in."""
 GRAPHS = {"onnx": ("detector.onnx",), "openvino": ("detector.xml", "detector.bin")}
 """Files of each format, the one to load first."""
 
@@ -46,7 +48,7 @@ class Export:
 
 def default_folder(model: Path, graph: str) -> Path:
     """Where `inspect` looks for the export of a model: inside its folder."""
-    return model / "exports" / graph
+    return model / EXPORTS / graph
 
 
 def scoring_hash(bundle: Bundle) -> str:

@@ -24,7 +24,7 @@ from anomaly.data.images import fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
 from anomaly.errors import ConfigError
 from anomaly.fitting.stages import Fit, FitResult
-from anomaly.inspection.writer import colour_ceiling
+from anomaly.inspection.drawing import colour_ceiling
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes

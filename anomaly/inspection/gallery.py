@@ -18,6 +18,21 @@ Pictures = Mapping[str, bytes | None]
 """Picture by name, one of PICTURES each; None where the model draws no such picture."""
 
 
+class Shortlist:
+    """Scores of the SIZE worst photos that one of several workers has seen: what is below them has no place
+    in the gallery of all, whichever photos come first in it."""
+
+    def __init__(self) -> None:
+        self._worst: list[float] = []
+
+    def enter(self, score: float) -> bool:
+        """Whether a photo of this score may come into the gallery."""
+        if len(self._worst) < SIZE:
+            heapq.heappush(self._worst, score)
+            return True
+        return heapq.heappushpop(self._worst, score) < score or score == self._worst[0]
+
+
 class Gallery:
     """At most SIZE photos, those of the highest scores; of equal ones the earlier."""
 

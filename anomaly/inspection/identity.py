@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from anomaly.bundle import Bundle
-from anomaly.records import Sample
+from anomaly.inspection.groups import Found
 
 WORK = ".inspection"
 """Folder of what only an unfinished inspection needs."""
 RUN = "run.json"
 
 
-def run_of(bundle: Bundle, photos: Sequence[Sample], runtime: str) -> dict[str, Any]:
+def run_of(bundle: Bundle, photos: Sequence[Found], runtime: str) -> dict[str, Any]:
     """What makes two runs one inspection: the photos and their groups, in order, the model, what decides and
     what scores."""
     paths, groups = hashlib.sha256(), hashlib.sha256()

@@ -6,18 +6,18 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from anomaly.data.images import find_images, one_line
+from anomaly.data.addresses import Location
+from anomaly.data.images import one_line
 from anomaly.detector import Detector, Photo, Scores
-from anomaly.errors import DataError, ImageError
+from anomaly.errors import ImageError
 from anomaly.maps import Map
 from anomaly.records import Region, Verdict
 from anomaly.render import regions
@@ -40,25 +40,6 @@ class Judged:
     photo: Photo | None = None
     anomaly_map: Map | None = None
     """Of the photo's own size (H, W)."""
-
-
-def expand(inputs: Sequence[Path]) -> list[Path]:
-    """The photos meant by `inputs`: files as they are, folders searched recursively, in that order.
-
-    Raises DataError where there is nothing to judge. A file that cannot be read is judged `error` later.
-    """
-    photos: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = find_images(path)
-            if not found:
-                raise DataError(f"no photos in the folder {one_line(path)}: give a folder that holds some")
-            photos += found
-        else:
-            photos.append(path)
-    if not photos:
-        raise DataError("nothing to inspect: give photos or folders of photos")
-    return photos
 
 
 def in_order(
@@ -114,7 +95,7 @@ def _result(item: Item, future: Future[Result], waiting_for: Callable[[Item, flo
 
 def judge_all(
     detector: Detector,
-    paths: Iterable[Path],
+    paths: Iterable[Location],
     score: Score | None = None,
     *,
     group: str | None = None,
@@ -124,7 +105,9 @@ def judge_all(
     return in_order(lambda path: judge(detector, path, score, group=group), paths, workers)
 
 
-def judge(detector: Detector, path: Path, score: Score | None = None, *, group: str | None = None) -> Judged:
+def judge(
+    detector: Detector, path: Location, score: Score | None = None, *, group: str | None = None
+) -> Judged:
     """Judge one photo of `group`; `score` None is the detector's own.
 
     One that cannot be read, or that memory does not suffice for, is judged `error`.

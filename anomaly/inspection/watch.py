@@ -14,10 +14,11 @@ from typing import Any
 from anomaly.data.images import one_line
 from anomaly.errors import BundleError, DataError
 from anomaly.inspection.arrivals import Arrivals, SeenFile, Stamp, listing
+from anomaly.inspection.drawing import Drawn
 from anomaly.inspection.groups import folder_group
 from anomaly.inspection.stream import Score, in_order, judge
 from anomaly.inspection.webhook import Webhook
-from anomaly.inspection.writer import Drawn, Writer, write_whole
+from anomaly.inspection.writer import Writer, write_whole
 from anomaly.records import Verdict
 
 HEARTBEAT = "heartbeat.json"

@@ -14,42 +14,29 @@ import shutil
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from anomaly.bundle import Bundle
 from anomaly.errors import DataError
-from anomaly.inspection.gallery import Gallery, Pictures
+from anomaly.inspection.drawing import Drawn, colour_ceiling, draw
+from anomaly.inspection.gallery import Gallery
 from anomaly.inspection.identity import RUN, WORK, begun_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
 from anomaly.inspection.stream import Judged
 from anomaly.policy.policy import Policy
 from anomaly.records import Decision, Verdict
-from anomaly.render import jpeg_bytes, outline, overlay, png_bytes, thumbnail
 from anomaly.report.inspection import inspection_report
 from anomaly.report.tally import Tally
 
-SIDE = 360
-"""Longest side of a picture in the report, px."""
 OUTPUTS = (
     JOURNAL, TABLE, PARQUET, "heatmaps", "maps", "summary.json", "report.html", WORK
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A verdict and its pictures, encoded; None for a photo that is normal or could not be read."""
-
-    verdict: Verdict
-    heatmap: bytes | None = None
-    anomaly_map: bytes | None = None
-    gallery: Pictures | None = None
 
 
 class Writer:
@@ -122,26 +109,8 @@ class Writer:
         return self._journal.count
 
     def draw(self, judged: Judged) -> Drawn:
-        """Encode the pictures of what is not normal; the photo and its map are no longer needed then."""
-        verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
-        if photo is None or values is None or verdict.decision not in ("anomalous", "review"):
-            return Drawn(verdict)
-        assert verdict.image_score is not None and verdict.threshold is not None
-        threshold = verdict.threshold
-        seen = self.policy.seen(values)
-        heat = overlay(photo, seen, threshold, colour_ceiling(self.policy.normal_scores, threshold))
-        pictures: Pictures | None = None
-        if self._gallery.wants(verdict.image_score):
-            expected = self.bundle.detector.expected(photo)
-            low = threshold if verdict.decision == "anomalous" else verdict.review_threshold
-            assert low is not None
-            pictures = {
-                "original": jpeg_bytes(thumbnail(photo, SIDE)),
-                "heatmap": jpeg_bytes(thumbnail(heat, SIDE)),
-                "outline": jpeg_bytes(thumbnail(outline(photo, seen, low), SIDE)),
-                "expected": None if expected is None else jpeg_bytes(expected),
-            }
-        return Drawn(verdict, png_bytes(heat), bytes(cv2.imencode(".tiff", values)[1]), pictures)
+        """Encode the pictures of what is not normal."""
+        return draw(self.bundle.detector, judged, self._gallery.wants)
 
     def write(self, drawn: Drawn) -> Verdict:
         """Record one verdict, its pictures first; the verdict as recorded. Raises DataError where the disk is
@@ -228,11 +197,6 @@ class Writer:
                 f"cannot write to {self.out} ({error.strerror or error}): make room there, or give another "
                 "--out; every verdict that was recorded is kept, go on with --resume"
             ) from None
-
-
-def colour_ceiling(scores: np.ndarray[Any, np.dtype[np.float64]], threshold: float) -> float:
-    """Where the colour scale ends: as far again above the threshold as four times its way from the median."""
-    return threshold + 4 * max(threshold - float(np.median(scores)), 0.1 * abs(threshold), 1e-6)
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from anomaly.data.layouts import LAYOUTS, read_samples
 from anomaly.detector import Photo
 from anomaly.errors import DataError, ImageError
 from anomaly.evaluation import refuse_seen
-from anomaly.inspection.stream import expand
+from anomaly.inspection.inputs import local_photos
 from anomaly.records import Sample
 
 
@@ -46,7 +46,7 @@ def _normal(path: Path) -> list[Sample]:
         LAYOUTS.get(name)().detects(path) for name in LAYOUTS.names() if name != FLAT
     )
     if not labelled:
-        return [Sample(photo, "test") for photo in expand([path])]
+        return [Sample(photo, "test") for photo in local_photos(path)]
     found = [s for s in read_samples(path) if s.split == "test" and s.label == "normal"]
     if not found:
         raise DataError(

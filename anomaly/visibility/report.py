@@ -10,7 +10,8 @@ import numpy as np
 from anomaly.bundle import Bundle
 from anomaly.data.foreground import foregrounds
 from anomaly.detector import Photo
-from anomaly.inspection.writer import colour_ceiling, model_facts
+from anomaly.inspection.drawing import colour_ceiling
+from anomaly.inspection.writer import model_facts
 from anomaly.render import jpeg_bytes, overlay, thumbnail
 from anomaly.report.charts import heat_table
 from anomaly.report.filed import Block, FiledReport, Pictures, Section, Table

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
+from anomaly.data.addresses import Address, Location, fetch
 from anomaly.data.images import one_line
 from anomaly.data.layouts import LAYOUTS
-from anomaly.errors import DataError
+from anomaly.errors import DataError, ImageError
 from anomaly.records import Label, Sample, Split
 
 COLUMNS = ("path", "split", "label", "mask", "group", "defect_type")
@@ -38,16 +41,16 @@ class Manifest:
         return samples
 
 
-def read_rows(file: Path, columns: Sequence[str] = COLUMNS) -> list[tuple[int, dict[str, str]]]:
+def read_rows(file: Location, columns: Sequence[str] = COLUMNS) -> list[tuple[int, dict[str, str]]]:
     """(line number, cells of `columns`, missing ones empty) of each row. Commas, semicolons or tabs.
 
     `path` must be among the columns; it and `mask` come joined to the file's folder. Raises DataError with
     the line number for what is malformed, leads out of the folder, or names a photo twice.
     """
-    if not file.is_file():
+    if isinstance(file, Path) and not file.is_file():
         raise DataError(f"{one_line(file)} is not a file: give a CSV manifest")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with io.StringIO(_text(file), newline="") as stream:
             first = stream.readline()
             stream.seek(0)
             reader = csv.reader(stream, delimiter=max(",;\t", key=first.count), strict=True)
@@ -58,6 +61,8 @@ def read_rows(file: Path, columns: Sequence[str] = COLUMNS) -> list[tuple[int, d
         raise DataError(f"{one_line(file)} is not a CSV file ({error}): save it as CSV UTF-8") from error
     except OSError as error:
         raise DataError(f"{one_line(file)} cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise DataError(f"{one_line(file)}: {error}") from error
     header = [cell.strip().lower() for cell in table[0][1]] if table else []
     if "path" not in header:
         raise DataError(f"{one_line(file)} has no column 'path' in its first line: add it")
@@ -76,7 +81,7 @@ def read_rows(file: Path, columns: Sequence[str] = COLUMNS) -> list[tuple[int, d
         for column in ("path", "mask"):
             if row.get(column):
                 row[column] = str(_inside(file, line, row[column]))
-        real = os.path.realpath(row["path"])
+        real = row["path"] if isinstance(file, Address) else os.path.realpath(row["path"])
         if real in seen:
             raise _error(file, line, f"the same photo as in line {seen[real]}: remove one of the rows")
         seen[real] = line
@@ -119,19 +124,31 @@ def _sample(file: Path, line: int, row: Mapping[str, str]) -> Sample:
     )
 
 
-def _inside(file: Path, line: int, cell: str) -> Path:
-    """The path that a cell means, which may not leave the manifest's folder, by links neither."""
+def _text(file: Location) -> str:
+    data = fetch(file, lambda size: None) if isinstance(file, Address) else file.read_bytes()
+    return data.decode("utf-8-sig")
+
+
+def _inside(file: Location, line: int, cell: str) -> Location:
+    """The place that a cell means, which may not leave the manifest's folder, by links neither."""
+    if isinstance(file, Address):
+        relative = posixpath.normpath(cell.replace("\\", "/"))
+        if relative == ".." or relative.startswith(("/", "../")):
+            raise _outside(file, line, cell)
+        return file.parent.child(relative)
     path = file.parent / cell.replace("\\", "/")
     try:
         inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(file.parent))
     except (OSError, ValueError) as error:
         raise _error(file, line, f"{cell!r} cannot be a path ({error}): correct it") from error
     if not inside:
-        raise _error(
-            file, line, f"{cell!r} leads out of the manifest's folder: move the photo or the manifest"
-        )
+        raise _outside(file, line, cell)
     return path
 
 
-def _error(file: Path, line: int, reason: str) -> DataError:
+def _outside(file: Location, line: int, cell: str) -> DataError:
+    return _error(file, line, f"{cell!r} leads out of the manifest's folder: move the photo or the manifest")
+
+
+def _error(file: Location, line: int, reason: str) -> DataError:
     return DataError(f"{one_line(file)}, line {line}: {reason}")

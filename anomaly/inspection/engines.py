@@ -1,0 +1,75 @@
+"""Where photos are judged: by threads of this process, or by the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+from anomaly.data.addresses import Location
+from anomaly.errors import ConfigError, nearest
+from anomaly.inspection.drawing import Drawn
+from anomaly.inspection.groups import Found
+from anomaly.inspection.scoring import Say, Scorer
+from anomaly.inspection.stream import in_order, judge
+from anomaly.inspection.writer import Writer
+
+ENGINES = ("local", "ray")
+
+Waiting = Callable[[object, float], None]
+
+
+class Engine(Protocol):
+    """Judges photos several at a time."""
+
+    def drawn(
+        self,
+        photos: Sequence[Found],
+        places: Sequence[Location],
+        score: Scorer,
+        writer: Writer,
+        waiting_for: Waiting,
+    ) -> Iterator[Drawn]:
+        """`photos`, which were found at `places`, judged and drawn for `writer`, in their order; each once.
+        `waiting_for` is told every second what holds up the rest; what it raises ends the work."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """Threads of this process, one a core."""
+
+    workers: int
+
+    def drawn(
+        self,
+        photos: Sequence[Found],
+        places: Sequence[Location],
+        score: Scorer,
+        writer: Writer,
+        waiting_for: Waiting,
+    ) -> Iterator[Drawn]:
+        detector = writer.bundle.detector
+
+        def draw(photo: Found) -> Drawn:
+            return writer.draw(judge(detector, photo.path, score, group=photo.group))
+
+        return in_order(draw, photos, self.workers, lambda photo, seconds: waiting_for(photo.path, seconds))
+
+
+def open_engine(name: str, workers: int | None, say: Say) -> AbstractContextManager[Engine]:
+    """The engine of that name with so many workers; None is one for each core there is.
+
+    Raises ConfigError for a name or number that there is not, and where Ray is not installed or does not run.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"unknown engine {name!r}: {nearest(name, ENGINES)}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers is {workers}: give 1 or more")
+    if name == "local":
+        return nullcontext(Local(workers or os.cpu_count() or 1))
+    from anomaly.inspection.cluster import open_cluster
+
+    return open_cluster(workers, say)
