@@ -116,6 +116,8 @@ class Cluster:
         """See `Engine`. Raises what a worker found wrong, and DataError where tasks are given up."""
         import ray
 
+        if not photos:
+            return
         job = ray.put(
             Job(
                 writer.bundle.path.name,
