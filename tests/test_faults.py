@@ -22,6 +22,7 @@ from spawner import Spawner
 from test_commands import run
 
 from anomaly.bundle import read_bundle
+from anomaly.inspection.drawing import draw
 from anomaly.inspection.gallery import Gallery
 from anomaly.inspection.journal import JOURNAL, Journal, read_journal, whole_lines
 from anomaly.inspection.stream import in_order, judge, judge_all
@@ -258,6 +259,20 @@ def test_memory_that_runs_out_in_scoring_is_an_error_of_that_photo(model: Path, 
 
     with pytest.raises(RuntimeError, match="a mistake"):
         judge(detector, photos / "01.png", fails)
+
+
+def test_memory_that_runs_out_in_drawing_is_an_error_of_that_photo(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = read_bundle(model).detector
+    judged = judge(detector, photos / "00.png")
+    assert judged.verdict.decision == "anomalous"
+    assert draw(detector, judged, lambda score: True).heatmap is not None
+    huge = lambda *_: np.zeros((2**20, 2**20, 2**10), np.float32)  # noqa: E731
+    monkeypatch.setattr("anomaly.inspection.drawing.overlay", huge)
+    drawn = draw(detector, judged, lambda score: True)
+    assert drawn.verdict.decision == "error" and "needs more memory" in (drawn.verdict.error or "")
+    assert drawn.heatmap is None and drawn.gallery is None
 
 
 def test_results_keep_their_order_and_a_failure_comes_in_its_turn() -> None:

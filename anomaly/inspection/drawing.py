@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly.detector import Detector
 from anomaly.inspection.gallery import Pictures
-from anomaly.inspection.stream import Judged
+from anomaly.inspection.stream import Judged, lacks_memory, too_large
 from anomaly.records import Verdict
 from anomaly.render import jpeg_bytes, outline, overlay, png_bytes, thumbnail
 
@@ -32,8 +32,19 @@ class Drawn:
 def draw(detector: Detector, judged: Judged, wanted: Callable[[float], bool]) -> Drawn:
     """Encode the pictures of what is not normal; the photo and its map are no longer needed then.
 
-    `wanted` tells by its score whether a photo may come into the report. Safe to call from threads.
+    `wanted` tells by its score whether a photo may come into the report. A photo whose pictures memory does
+    not suffice for is judged `error`, as one that cannot be scored is. Safe to call from threads.
     """
+    try:
+        return _drawn(detector, judged, wanted)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        verdict = too_large(detector, judged.verdict.path, judged.verdict.group)
+        return Drawn(replace(verdict, milliseconds=judged.verdict.milliseconds))
+
+
+def _drawn(detector: Detector, judged: Judged, wanted: Callable[[float], bool]) -> Drawn:
     verdict, photo, values = judged.verdict, judged.photo, judged.anomaly_map
     if photo is None or values is None or verdict.decision not in ("anomalous", "review"):
         return Drawn(verdict)

@@ -122,16 +122,21 @@ def judge(
     except ImageError as error:
         verdict = _error(detector, str(path), str(error), group)
     except Exception as error:
-        if not _lacks_memory(error):
+        if not lacks_memory(error):
             raise
         photo, anomaly_map = None, None
-        sentence = f"{one_line(path)}: needs more memory than there is: lower data.max_megapixels"
-        verdict = _error(detector, str(path), sentence, group)
+        verdict = too_large(detector, path, group)
     milliseconds = round(1000 * (time.perf_counter() - start), 2)
     return Judged(replace(verdict, milliseconds=milliseconds), photo, anomaly_map)
 
 
-def _lacks_memory(error: Exception) -> bool:
+def too_large(detector: Detector, path: Location | str, group: str | None) -> Verdict:
+    """The verdict on a photo that memory does not suffice for."""
+    sentence = f"{one_line(path)}: needs more memory than there is: lower data.max_megapixels"
+    return _error(detector, str(path), sentence, group)
+
+
+def lacks_memory(error: Exception) -> bool:
     """Whether numpy, OpenCV, torch or a runtime found no memory; each says so in its own way."""
     if isinstance(error, MemoryError) or (
         isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM
