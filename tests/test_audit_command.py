@@ -51,7 +51,7 @@ def test_audit_finds_what_was_done_to_the_log(
     code, stdout, stderr = run(capfd, *show, "--report", page)
     assert code == 0 and stdout.count("\n") == 3 and f"report: {page}" in stderr
     text = page.read_text()
-    assert "3 changes since the fit" in text and "tuned: two" in text and signed in text
+    assert "3 changes since the fit" in text and "2: two (tuned)" in text and signed in text
     assert "70 normal, 9 anomalous" in text and "Signatures" in text
     evidence = log.parent / "files" / json.loads(first)["entry"]["evidence"]["file"]
     evidence.write_bytes(evidence.read_bytes().replace(b"normal", b"no mal", 1))

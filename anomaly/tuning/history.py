@@ -76,28 +76,26 @@ def _versions(records: Sequence[Mapping[str, Any]], model_hash: str) -> Table:
         new = entry["new"]
         rows.append(
             [
-                str(record["index"] + 1),
+                f"{record['index'] + 1}: {entry['why']} ({', '.join([act, *_beside(new)])})",
                 f"{record['time'][:16].replace('T', ' ')}, {record['who']}",
-                f"{act}: {entry['why']}",
                 entry["old"]["threshold"],
                 new["threshold"],
-                _beside(new),
-                record["sha256"][:12],
+                record["sha256"][:8],
             ]
         )
-    return Table(["#", "when (UTC), who", "what, why", "from#", "to#", "beside it", "hash"], rows)
+    return Table(["version and why", "when (UTC), who", "from#", "to#", "hash"], rows)
 
 
-def _beside(values: Mapping[str, Any]) -> str:
+def _beside(values: Mapping[str, Any]) -> list[str]:
     """What else a version decides by."""
     said = []
     if values["review_threshold"] is not None:
         said.append(f"review from {values['review_threshold']:.4g}")
     if values["groups"]:
-        said.append(f"{len(values['groups'])} groups")
+        said.append(f"a threshold for each of {len(values['groups'])} groups")
     if values["rules"]:
         said.append("region rules")
-    return ", ".join(said) or "-"
+    return said
 
 
 def _chart(own: Sequence[Mapping[str, Any]], born: float) -> Block:
@@ -116,8 +114,8 @@ def _evidence(records: Sequence[Mapping[str, Any]]) -> Table:
     for record in records:
         entry = record["entry"]
         data = entry.get("data", {})
-        asked = "; ".join(entry.get("asked", [])) or "-"
+        asked = "; ".join(entry.get("asked", [])) or "as it was"
         counts = [f"{data[label]} {label}" for label in ("normal", "anomalous") if label in data]
-        photos, shown = ", ".join(counts) or "-", str(data.get("fingerprint", "-"))[:12]
-        rows.append([str(record["index"] + 1), asked, photos, shown, entry["new"]["promise"]])
-    return Table(["#", "asked", "photos", "fingerprint", "promise"], rows)
+        photos, shown = ", ".join(counts) or "-", str(data.get("fingerprint", "-"))[:8]
+        rows.append([f"{record['index'] + 1}: {asked}", photos, shown, entry["new"]["promise"]])
+    return Table(["version and what was asked", "photos", "their hash", "promise"], rows)
