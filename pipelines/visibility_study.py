@@ -5,7 +5,8 @@
 Models are fitted shortly with different dials on the good photos of each set, probed on held-out good
 photos, and only then shown real defects. The sets are MVTec folders in $ANOMALY_DATA; see
 `pipelines.dials.sets`. Cells are run in turns over the sets and leave a file each, so a run that was stopped
-at any moment goes on from there, and `--only-done` tells what the finished ones say.
+at any moment goes on from there, and `--only-done` tells what the finished ones say. All cells that lie in
+OUT count, so give each other grid or training a folder of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from anomaly.detector import Detector, use_threads
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.models.training import Progress
 from anomaly.probes import chosen
-from anomaly.records import Sample
 from anomaly.report.filed import file_report
 from anomaly.study.cell import run_cell
 from anomaly.study.cells import Task, grid
@@ -63,13 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     progress = TerminalProgress()
     names = options.sets.split(",")
     try:
-        with progress.running():
-            ready = {name: Cells(name, options, progress) for name in names}
-            for turn in zip_longest(*(range(len(cells.tasks)) for cells in ready.values())):
-                for cells, index in zip(ready.values(), turn, strict=True):
-                    if index is not None:
-                        cells.run(index, progress)
-        found = {name: cells.results for name, cells in ready.items() if cells.results}
+        if not options.only_done:
+            with progress.running():
+                run_all(names, options, progress)
+        found = {name: results for name in names if (results := done(options.out / name))}
         if not found:
             raise ConfigError(f"no cell in {options.out} is done: leave --only-done out")
     except AnomalyError as error:
@@ -86,8 +83,23 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def run_all(names: Sequence[str], options: argparse.Namespace, progress: Progress) -> None:
+    """Run the cells that are not done, in turns over the sets."""
+    ready = [Cells(name, options, progress) for name in names]
+    for turn in zip_longest(*(cells.tasks for cells in ready)):
+        for cells, task in zip(ready, turn, strict=True):
+            if task is not None and not task.result.exists():
+                found = run_cell(task, progress, cells.real_scores)
+                say(f"{cells.name}, {task.cell.dials}: {found['seconds']} s")
+
+
+def done(folder: Path) -> list[dict[str, Any]]:
+    """The results of all finished cells in the folder of a set."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "cells").glob("*.json"))]
+
+
 class Cells:
-    """The cells of one set: run one by one, each read again where it is done."""
+    """The cells of one set, and the photos that they share."""
 
     def __init__(self, name: str, options: argparse.Namespace, progress: Progress) -> None:
         samples = load(name)
@@ -95,8 +107,7 @@ class Cells:
         config = RunConfig.load(None, [f"image.image_size={size}", *CHEAP, *options.overrides])
         folder = options.out / name
         photos = prepare(samples, config, folder / "photos", GOOD, progress)
-        self.name, self.run_none = name, options.only_done
-        self.results: list[dict[str, Any]] = []
+        self.name = name
         self.test, self.sizes = shown(samples, photos.geometry, folder / "test")
         probes = tuple(one.name for one in chosen())
         cells = grid(
@@ -122,31 +133,20 @@ class Cells:
             for cell in cells
         ]
 
-    def run(self, index: int, progress: Progress) -> None:
-        """Add the result of that cell."""
-        task = self.tasks[index]
-        if task.result.exists() or not self.run_none:
-            fresh = not task.result.exists()
-            found = run_cell(task, progress, lambda detector: real_scores(detector, self.test, self.sizes))
-            self.results.append(found)
-            if fresh:
-                say(f"{self.name}, {task.cell.dials}: {found['seconds']} s")
-
-
-def real_scores(detector: Detector, test: Sequence[Sample], sizes: dict[str, float]) -> dict[str, Any]:
-    """Scores of each test photo with its type and place, and the sizes of the types' defects."""
-    rows = []
-    for sample in test:
-        scores = detector.score(detector.read(sample.path))
-        rows.append(
-            {
-                "type": sample.defect_type if sample.label == "anomalous" else None,
-                "place": sample.group or sample.path.stem,
-                EMBEDDING: scores.branch_scores[EMBEDDING],
-                FUSED: scores.image_score,
-            }
-        )
-    return {"photos": rows, "sizes": sizes}
+    def real_scores(self, detector: Detector) -> dict[str, Any]:
+        """Scores of each test photo with its type and place, and the sizes of the types' defects."""
+        rows = []
+        for sample in self.test:
+            scores = detector.score(detector.read(sample.path))
+            rows.append(
+                {
+                    "type": sample.defect_type if sample.label == "anomalous" else None,
+                    "place": sample.group or sample.path.stem,
+                    EMBEDDING: scores.branch_scores[EMBEDDING],
+                    FUSED: scores.image_score,
+                }
+            )
+        return {"photos": rows, "sizes": self.sizes}
 
 
 if __name__ == "__main__":

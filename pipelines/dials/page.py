@@ -53,7 +53,11 @@ def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> Fi
             *(
                 Section(
                     f"{scorer} score",
-                    [_scatter(result["points"], scorer), _ranks(result["spearman"][scorer])],
+                    [
+                        _scatter(result["points"], scorer, "standing", "mean over magnitudes"),
+                        _scatter(result["points"], scorer, "at_size", "at the size of the type's defects"),
+                        _ranks(result["spearman"][scorer]),
+                    ],
                 )
                 for scorer in (FUSED, EMBEDDING)
             ),
@@ -68,17 +72,16 @@ def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> Fi
     )
 
 
-def _scatter(points: list[dict[str, Any]], scorer: str) -> Markup:
+def _scatter(points: list[dict[str, Any]], scorer: str, key: str, label: str) -> Markup:
     of = [point for point in points if point["scorer"] == scorer]
     dots = []
     for name in dict.fromkeys(point["set"] for point in of):
         here = [point for point in of if point["set"] == name]
-        dots.append(Points(name, [p["standing"] for p in here], [p["auroc"] for p in here]))
-    label = "visibility of the probe that stands for the type"
+        dots.append(Points(name, [p[key] for p in here], [p["auroc"] for p in here]))
     lowest = min(point["auroc"] for point in of)
     return line_chart(
         [],
-        x_label=label,
+        x_label=f"visibility of the probe that stands for the type, {label}",
         y_label="AUROC on real defects",
         y_range=(min(0.5, lowest), 1.0),
         points=dots,
