@@ -119,10 +119,11 @@ def _in_processes(
 
 def _on_ray(tasks: Sequence[Task], progress: Progress, done: int, total: int) -> Iterator[Result]:
     """Each cell is a Ray task; the study's folder must lie where every node reads and writes it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, include_dashboard=False)
     remote = ray.remote(run_cell)
     waiting = [remote.remote(task) for task in tasks]
     try:
