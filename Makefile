@@ -32,7 +32,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m pipelines.benchmark $(BENCH)
-	$(BIN)/python -m pipelines.speed
+	$(BIN)/python -m pipelines.speed --out runs/speed
 	$(BIN)/python -m pipelines.scale
 
 clean:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from anomaly.bundle import Bundle
 from anomaly.data.images import fingerprint, one_line, read_image
-from anomaly.detector import Scores
+from anomaly.detector import Photo, Scores
 from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map, resize
 from anomaly.metrics import aupro, auroc_interval, image_ap, image_auroc, image_f1_max, pixel_auroc
@@ -24,9 +24,15 @@ PIXEL_SIDE = 1024
 
 
 def evaluate(
-    bundle: Bundle, samples: Sequence[Sample], *, pixels: bool = True, progress: Progress | None = None
+    bundle: Bundle,
+    samples: Sequence[Sample],
+    *,
+    pixels: bool = True,
+    score: Callable[[Photo], Scores] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Metrics of the labelled test photos among `samples`; a figure that the photos cannot give is None.
+    `score` None is the detector's own.
 
     Raises DataError where there are none, or where one of them was trained on or calibrated with. A photo
     that cannot be read is left out and named under `unreadable`.
@@ -49,7 +55,7 @@ def evaluate(
         except ImageError as error:
             unreadable[str(sample.path)] = str(error)
             continue
-        scores = detector.score(photo)
+        scores = (score or detector.score)(photo)
         try:
             judged.append(detector.judged_score(scores, photo.shape[:2]))
         except ImageError as error:

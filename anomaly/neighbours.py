@@ -108,21 +108,21 @@ class MemoryBank:
         probes = min(PROBES, len(self._cells))
         asked = np.argpartition(queries @ self._cells.T, -probes, axis=1)[:, -probes:].ravel()
         order = np.argsort(asked, kind="stable")
-        counts = np.bincount(asked, minlength=len(self._cells))
-        ends = np.cumsum(counts).tolist()
-        asking = order // probes
-        best = np.full(len(asked), -np.inf, np.float32)
-        row = np.zeros(len(asked), np.int64)
-        numbers = np.arange(len(queries))
-        for cell in np.flatnonzero(counts).tolist():
-            first, end = self._starts[cell], self._starts[cell + 1]
-            if first == end:
+        asking, starts = order // probes, self._starts
+        ends = np.cumsum(np.bincount(asked, minlength=len(self._cells))).tolist()
+        found = np.full(len(asked), -np.inf, np.float32)  # in the order of `order`, as `place`
+        place = np.zeros(len(asked), np.int64)
+        numbers, end = np.arange(len(queries)), 0
+        for cell in range(len(self._cells)):
+            start, end = end, ends[cell]
+            if start == end or starts[cell] == starts[cell + 1]:
                 continue
-            some = slice(ends[cell] - int(counts[cell]), ends[cell])
-            closeness = queries.take(asking[some], 0) @ self._sorted[first:end].T
+            closeness = queries.take(asking[start:end], 0) @ self._sorted[starts[cell] : starts[cell + 1]].T
             nearest = closeness.argmax(1)
-            best[order[some]] = closeness[numbers[: len(nearest)], nearest]
-            row[order[some]] = first + nearest
+            found[start:end] = closeness[numbers[: end - start], nearest]
+            place[start:end] = nearest + starts[cell]
+        best, row = np.empty_like(found), np.empty_like(place)
+        best[order], row[order] = found, place
         answer = best.reshape(-1, probes).argmax(1) + probes * numbers
         return best[answer], row[answer]
 

@@ -90,6 +90,29 @@ def test_the_commands_of_the_inspection_page_run_as_written(
     assert len((tmp_path / "results/verdicts.jsonl").read_text().splitlines()) == 6
 
 
+def test_the_commands_of_the_speed_page_run_as_written(
+    capfd: pytest.CaptureFixture[str],
+    own_model: Path,
+    product: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.chdir(tmp_path)
+    for limit in ("LARGEST_LOSS", "LARGEST_CHANGE"):  # on twelve small photos a lot may change
+        monkeypatch.setattr(f"anomaly.export.loss.{limit}", 1.0)
+    (tmp_path / "models").mkdir()
+    own_model.rename("models/cap")
+    copy_test_photos(product, tmp_path / "dataset")
+    written = commands("docs/speed.md")
+    assert [words[1] for words in written] == ["export", "evaluate"]
+    for words in written:
+        code, _, stderr = run(capfd, *words[1:])
+        assert code == 0, stderr
+        said = "on 12 labelled photos" if words[1] == "export" else "judging with openvino-bfloat16"
+        assert said in stderr
+
+
 def test_thresholds_are_tuned_as_written(
     capfd: pytest.CaptureFixture[str],
     product: Path,

@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,11 +19,16 @@ from test_commands import run
 
 from anomaly.bundle import read_bundle
 from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
+from anomaly.data.layouts import read_samples
+from anomaly.detector import Scores
 from anomaly.errors import AnomalyError, BundleError, ConfigError
+from anomaly.export.folder import default_folder, find_export
 from anomaly.export.graph import branch
+from anomaly.export.loss import Loss, measure_losses
 from anomaly.export.runtimes import load_graph
-from anomaly.export.verify import run_one, verify
-from anomaly.export.write import export, write_onnx
+from anomaly.export.verify import BranchScorer, Verification, run_one, verify
+from anomaly.export.write import export, write_branches, write_onnx
 from anomaly.fitting.run import fit
 from anomaly.inspection.scoring import choose_scorer
 from anomaly.neighbours import EXACT_BELOW, MemoryBank
@@ -50,7 +55,7 @@ def own(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_photos_of_many_sizes_score_as_in_torch(own: Path, runtime: str) -> None:
     bundle = read_bundle(own)
     score = choose_scorer(bundle, runtime, threads=1)
-    assert score.graph is not None
+    assert score.runtime == runtime
     rng = np.random.default_rng(5)
     for bad in (False, True):
         for size in ((96, 128), (300, 200), (64, 640)):
@@ -143,12 +148,13 @@ def test_a_graph_that_deviates_is_not_kept(
             super().__init__()
             self.network = network
 
-        def forward(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            scores, maps = self.network(photos)
-            return scores * 1.01, maps
+        def forward(self, photos: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            first, *others = self.network(photos)
+            return first * 1.01, *others
 
     monkeypatch.setattr(
-        "anomaly.export.write.write_onnx", lambda network, path: write_onnx(Off(network), path)
+        "anomaly.export.write.write_onnx",
+        lambda network, path, **options: write_onnx(Off(network), path, **options),
     )
     with pytest.raises(BundleError, match=r"deviate by 0\.0\d+, more than 0\.001; nothing was kept"):
         export(read_bundle(model), "onnx", tmp_path / "x")
@@ -159,13 +165,12 @@ def test_a_changed_verdict_is_trouble_however_small_the_deviation(model: Path) -
     bundle = read_bundle(model)
     calls = iter(range(99))
 
-    def shifted(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = bundle.detector.score(photos[0])
+    def shifted(photo: np.ndarray) -> Scores:
+        found = bundle.detector.score(photo)
         at = bundle.detector.calibration.threshold
-        score = np.nextafter(at, np.inf) if next(calls) == 0 else found.image_score
-        return np.array([score]), found.anomaly_map[None]
+        return replace(found, image_score=float(np.nextafter(at, np.inf))) if next(calls) == 0 else found
 
-    found = verify(bundle, SimpleNamespace(run=shifted), "onnxruntime")
+    found = verify(bundle, [shifted], "onnxruntime")
     assert found.verdicts_changed == 1
     assert found.trouble is not None
 
@@ -196,6 +201,77 @@ def test_auto_takes_the_fastest_that_is_whole_and_says_so(own: Path, tmp_path: P
         choose_scorer(bundle, "openvino", threads=1)
 
 
+def test_photos_of_many_framings_are_brought_to_their_size_once(own: Path) -> None:
+    bundle = read_bundle(own)
+    detector = replace(bundle.detector, geometry=Geometry(128, factor=1.5))
+    graph = load_graph("onnxruntime", own / "exports/onnx/branches.onnx", 1)
+    assert verify(replace(bundle, detector=detector), [BranchScorer(detector, graph)], "x").trouble is None
+
+
+def test_a_lower_precision_is_left_alone_until_its_loss_is_measured(
+    own: Path, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(own, tmp_path / "m"))
+    shutil.rmtree(copy / "exports")
+    bundle, samples, runtime = read_bundle(copy), read_samples(product), "openvino-bfloat16"
+    with pytest.raises(ConfigError, match="onnx is not computed in 'bfloat16': use float32, int8"):
+        export(bundle, "onnx", precision="bfloat16")
+    with monkeypatch.context() as patch:  # this model's reference photos lie near its threshold
+        patch.setattr("anomaly.export.verify.decision", lambda *arguments: "normal")
+        made = export(bundle, "openvino", precision="bfloat16")
+    assert made.path == default_folder(copy, "openvino", "bfloat16") and not made.graph.exists()
+    said: list[str] = []
+    assert choose_scorer(bundle, "auto", threads=1, say=said.append).runtime == "torch"
+    assert said == [f"not used: the loss of {runtime} was not measured: export it again with --data"]
+    named = choose_scorer(bundle, runtime, threads=1)
+    loss = measure_losses(bundle, samples, {runtime: named})[runtime]
+    assert loss.photos == 12 and loss.image_auroc["torch"] == 1.0 and np.isfinite(loss.deviation)
+    monkeypatch.setattr("anomaly.export.loss.LARGEST_CHANGE", -1.0)
+    with pytest.raises(BundleError, match="of 12 verdicts, at most -12 may; nothing was kept"):
+        export(bundle, "openvino", precision="bfloat16", samples=samples, overwrite=True)
+    monkeypatch.setattr("anomaly.export.loss.LARGEST_CHANGE", 1.0)
+    monkeypatch.setattr("anomaly.export.loss.LARGEST_LOSS", 1.0)
+    made = export(bundle, "openvino", precision="bfloat16", samples=samples, overwrite=True)
+    assert made.facts["loss"]["photos"] == 12 and made.facts["precision"] == "bfloat16"
+    facts = json.loads((made.path / "detector.json").read_text())
+    facts["verification"]["milliseconds"] = {"torch": 9.0, runtime: 1.0}
+    (made.path / "detector.json").write_text(json.dumps(facts))
+    assert choose_scorer(bundle, "auto", threads=1).runtime == runtime
+    assert find_export(bundle, "openvino") is None
+
+
+def test_an_8_bit_graph_computes_its_backbone_alone_in_8_bits(own: Path, tmp_path: Path) -> None:
+    import onnx
+
+    path = write_branches(read_bundle(own), "onnx", "int8", tmp_path, [])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    graph = onnx.load(path).graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    weights = {node.name: made_by.get(node.input[1]) for node in graph.node if node.op_type == "Conv"}
+    in_8_bits = {name for name, node in weights.items() if node and node.op_type == "DequantizeLinear"}
+    assert in_8_bits == {name for name in weights if "backbone" in name} != set(weights)
+    photo = draw_photo(np.random.default_rng(2))[None]
+    whole = load_graph("onnxruntime", own / "exports/onnx/branches.onnx", 1).run(photo)
+    for there, here in zip(load_graph("onnxruntime-int8", path, 1).run(photo), whole, strict=True):
+        assert there.shape == here.shape and np.corrcoef(there.ravel(), here.ravel())[0, 1] > 0.2
+
+
+def test_what_is_too_much_loss() -> None:
+    fine = Loss(100, 0.05, 2, {"torch": 0.95, "x": 0.946}, "int8")
+    assert fine.trouble is None
+    for change, why in (
+        ({"verdicts_changed": 3}, "changes 3 of 100 verdicts, at most 2 may"),
+        ({"image_auroc": {"torch": 0.95, "x": 0.944}}, "costs 0.0060 of AUROC"),
+        ({"image_auroc": {"torch": None, "x": None}}, "cannot be told"),
+        ({"precision": "float32"}, "deviate by 0.05, more than 0.001"),
+        ({"deviation": float("inf")}, "no numbers"),
+    ):
+        assert why in str(replace(fine, **change).trouble)
+    found = Verification(6, 0.05, 0.5, 0, {}, "int8")
+    assert found.trouble is None and replace(found, precision="float32").trouble is not None
+    assert replace(found, deviation=float("inf")).trouble == "some of its scores are no numbers"
+
+
 def test_an_export_of_another_model_is_refused(own: Path, product: Path, tmp_path: Path) -> None:
     other = fit(product, tmp_path / "m", RunConfig.load(None, [*QUICK, "seed=3"]))
     shutil.copytree(own / "exports", tmp_path / "m/exports")
@@ -222,7 +298,7 @@ def test_the_commands(capfd: pytest.CaptureFixture[str], model: Path, product: P
     assert code == 0, stderr
     made = json.loads(stdout)
     assert made["verdicts_changed"] == 0 and made["photos"] == 6
-    assert set(made["milliseconds"]) == {"torch", "onnxruntime"}
+    assert set(made["milliseconds"]) == {"torch", "onnxruntime"} and made["loss"] is None
     assert run(capfd, "export", "--model", own)[0] == 2
     assert run(capfd, "export", "--model", own, "--overwrite")[0] == 0
     assert run(capfd, "export", "--model", own, "--format", "onx")[2].endswith("did you mean 'onnx'?\n")

@@ -6,29 +6,64 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipelines import speed
+from anomaly.bundle import read_bundle
+from pipelines.speed import __main__ as speed
+from pipelines.speed import bank, limits, profile, tables
 
 
 @pytest.mark.slow
-def test_the_table_of_speed_is_complete(
-    product: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_tables_of_speed_are_complete(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(speed, "data_folder", lambda name, scratch: product)
-    monkeypatch.setattr(speed, "find_spec", lambda name: name == "onnxruntime")
-    arguments = ["--json", "--sizes", "auto", "--photos", "3", "--memory", "4", "--banks", "300"]
-    monkeypatch.setattr(sys, "argv", ["speed", *arguments, "--set", "bracket"])
+    arguments = ["--json", "--models", "128:auto", "--runtimes", "torch,onnxruntime", "--photos", "8"]
+    arguments += ["--many", "16", "--banks", "300,600", "--out", str(tmp_path / "report")]
+    monkeypatch.setattr(sys, "argv", ["speed", *arguments])
     speed.main()
     found = json.loads(capsys.readouterr().out)
     assert [row["runtime"] for row in found["rates"]] == ["torch", "onnxruntime"]
     for row in found["rates"]:
         assert row["share"] == pytest.approx(row["rate"] / row["backbone"])
         assert row["first_verdict_s"] > 0 and 50 < row["peak_mb"] < 20_000
-    assert {"decode", "backbone", "scorer embedding", "fusion", "heatmap"} <= set(found["stages_ms"])
-    assert found["memory"][0]["photos"] == 4
-    assert found["bank"][0]["patches"] == 300 and found["bank"][0]["recall"] == 1.0
-    lines = speed.table(found).splitlines()
-    assert any(line.startswith("| auto | onnxruntime | ") for line in lines)
-    assert any(line.startswith("| 300 | ") for line in lines)
+    assert {"decode", "backbone", "scorer embedding", "fusion"} <= set(found["stages"][0]["ms"])
+    assert found["limits"][0]["least_ms"] > 0
+    assert found["many"][0]["points"][-1][0] == found["many"][0]["photos"] == 16
+    assert [row["patches"] for row in found["bank"]] == [300, 600]
+    assert {row["recall"] for row in found["bank"]} == {1.0}
+    page = (tmp_path / "report/report.html").read_text()
+    assert "Cost against bank size" in page and "Time against photos" in page
+    assert any(line.startswith("| 128:auto | onnxruntime | ") for line in tables.markdown(found).splitlines())
+
+
+def test_work_counts_every_multiplication_once(model: Path) -> None:
+    """Against the sum written out for the parts whose layers are known."""
+    detector = read_bundle(model).detector
+    photo = np.zeros((64, 96, 3), np.uint8)
+    flops, traffic = limits.work_of(detector, photo)
+    patches, size = detector.scorers["embedding"].bank.patches.shape
+    positions, channels = 4 * 6, detector.encoder.backbone.channels
+    network = detector.scorers["reconstruction"].network  # each weight is used once for every patch
+    autoencoder = sum(weight.numel() for weight in network.parameters() if weight.ndim == 4)
+    projection = channels * size + channels * 256 + 256 * size
+    known = 2 * positions * (autoencoder + projection + patches * size)
+    backbone = flops - known
+    assert 2 * 200e6 * 64 * 96 / 224**2 < backbone < 2 * 500e6 * 64 * 96 / 224**2  # 385 million at 224 px
+    assert traffic > 4 * patches * size
+
+
+def test_stages_and_tables_of_a_small_model(model: Path, product: Path) -> None:
+    found = profile.stages(read_bundle(model), product / "test", "torch")
+    assert found["runtime"] == "torch" and min(found["ms"].values()) >= 0
+    measured = {
+        "set": "x", "date": "d", "machine": "m", "rates": [], "limits": [], "many": [], "beside": [],
+        "stages": [{"model": "128:auto", **found}],
+        "bank": bank.curve([300]),
+    }  # fmt: skip
+    lines = tables.markdown(measured).splitlines()
+    shares = [line.split("|")[4].strip(" %") for line in lines if line.startswith("| 128:auto |")]
+    assert sum(int(share) for share in shares if share) == pytest.approx(100, abs=8)
+    assert any(line.startswith("| 300 | ") and line.endswith("| 1 |") for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +16,27 @@ def command(
     data: Annotated[Path, typer.Argument(help="MVTec folder or CSV manifest with labelled test photos.")],
     model: Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")],
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    runtime: Annotated[
+        str,
+        typer.Option("--runtime", help="As of `anomaly inspect`; what is measured with torch is tracked."),
+    ] = "torch",
     track: Annotated[bool, typer.Option(help="Add the metrics to the model's MLflow run.")] = True,
 ) -> None:
     """Measure a model on labelled test photos."""
     from anomaly.bundle import read_bundle
     from anomaly.data.layouts import read_samples
     from anomaly.evaluation import evaluate
+    from anomaly.inspection.scoring import choose_scorer
 
     bundle = read_bundle(model)
     samples = read_samples(data, bundle.detector.config.data.layout)
     progress = TerminalProgress()
+    score = None
+    if runtime != "torch":
+        score = choose_scorer(bundle, runtime, threads=os.cpu_count() or 1, say=say)
     with progress.running():
-        metrics = evaluate(bundle, samples, progress=progress)
-    if track:
+        metrics = evaluate(bundle, samples, score=score, progress=progress)
+    if track and score is None:
         numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         branches = {f"branch.{name}": value for name, value in metrics["branches"].items()}
         track_in_run(bundle, numbers | branches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,8 @@ def command(
     parquet: Annotated[bool, typer.Option("--parquet", help="Write verdicts.parquet as well.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print every verdict as a line of JSON.")] = False,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="auto, torch, onnxruntime or openvino; see `anomaly export`.")
+        str,
+        typer.Option("--runtime", help="auto, torch, onnxruntime, openvino-int8 ...; see `anomaly export`."),
     ] = "auto",
     engine: Annotated[
         str, typer.Option("--engine", help="local, or ray: a cluster, at RAY_ADDRESS or on this machine.")
@@ -59,7 +61,7 @@ def command(
     bundle = read_bundle(model)
     if resume and runtime == "auto":  # the runtime that it was begun with
         runtime = begun_runtime(out) or runtime
-    score = choose_scorer(bundle, runtime, threads=1, say=say)
+    score = choose_scorer(bundle, runtime, threads=1, calls=workers or os.cpu_count() or 1, say=say)
     policy = bundle.detector.policy
     asked = policy.groups or group is not None or group_by_folder
     if asked and (sentence := without_threshold(policy, (photo.group for photo in photos))):

@@ -33,7 +33,8 @@ def command(
         str | None, typer.Option("--webhook", help="Address that every verdict is POSTed to as JSON.")
     ] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="auto, torch, onnxruntime or openvino; see `anomaly export`.")
+        str,
+        typer.Option("--runtime", help="auto, torch, onnxruntime, openvino-int8 ...; see `anomaly export`."),
     ] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="Print every verdict as a line of JSON.")] = False,
     until_empty: Annotated[
@@ -53,7 +54,7 @@ def command(
     hook = Webhook(webhook) if webhook else None
     bundle = read_bundle(model)
     cores = os.cpu_count() or 1
-    score = choose_scorer(bundle, runtime, threads=1, say=say)
+    score = choose_scorer(bundle, runtime, threads=1, calls=cores, say=say)
     progress = TerminalProgress()
     if group is not None and (sentence := without_threshold(bundle.detector.policy, [group])):
         say(sentence)

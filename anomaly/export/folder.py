@@ -1,7 +1,8 @@
-"""An exported detector on disk: the graph, and a small JSON with all that stands outside it.
+"""An exported detector on disk: its graphs, and a small JSON with all that stands outside them.
 
-detector.onnx              or detector.xml and detector.bin
-detector.json              how to prepare a photo, the threshold, what the graph was verified with, checksums
+detector.onnx              or detector.xml and detector.bin: from photo to score and map, in float32 alone
+branches.onnx              or branches.xml and branches.bin: from photo to branches, what `inspect` runs
+detector.json              how to prepare a photo, the threshold, how it was verified, checksums
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Any
 
 from anomaly.bundle import Bundle
 from anomaly.errors import BundleError
-from anomaly.export.runtimes import RUNTIMES
+from anomaly.export.runtimes import FULL, PRECISIONS, runtime_name
 
-FORMAT = 1
+FORMAT = 2
 FACTS = "detector.json"
 EXPORTS = "exports"
 """Folder of a model that its exports lie in."""
-GRAPHS = {"onnx": ("detector.onnx",), "openvino": ("detector.xml", "detector.bin")}
-"""Files of each format, the one to load first."""
+WHOLE, BRANCHES = "detector", "branches"
+SUFFIXES = {"onnx": (".onnx",), "openvino": (".xml", ".bin")}
+"""Files of a graph in each format, the one to load first."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,24 @@ class Export:
 
     @property
     def runtime(self) -> str:
-        return RUNTIMES[self.facts["graph"]]
+        """One of VARIANTS."""
+        return runtime_name(self.facts["graph"], self.facts["precision"])
 
     @property
     def graph(self) -> Path:
-        return self.path / GRAPHS[self.facts["graph"]][0]
+        """From photo to score and map; not there in a lower precision."""
+        return self.path / (WHOLE + SUFFIXES[self.facts["graph"]][0])
+
+    @property
+    def branches(self) -> Path:
+        """From photo to the branches."""
+        return self.path / (BRANCHES + SUFFIXES[self.facts["graph"]][0])
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it judges as the model does as far as is known: in float32 it was verified to, in a lower
+        precision its loss must have been measured."""
+        return self.facts["precision"] == FULL or self.facts["loss"] is not None
 
     @property
     def milliseconds(self) -> dict[str, float]:
@@ -46,9 +61,15 @@ class Export:
         return times
 
 
-def default_folder(model: Path, graph: str) -> Path:
+def default_folder(model: Path, graph: str, precision: str = FULL) -> Path:
     """Where `inspect` looks for the export of a model: inside its folder."""
-    return model / EXPORTS / graph
+    return model / EXPORTS / (graph if precision == FULL else f"{graph}-{precision}")
+
+
+def graph_files(graph: str, precision: str) -> list[str]:
+    """The files of an export beside its facts."""
+    stems = (WHOLE, BRANCHES) if precision == FULL else (BRANCHES,)
+    return [stem + suffix for stem in stems for suffix in SUFFIXES[graph]]
 
 
 def scoring_hash(bundle: Bundle) -> str:
@@ -72,24 +93,28 @@ def read_export(folder: Path) -> Export:
     try:
         if facts["format"] > FORMAT:
             raise BundleError(f"{folder} was exported by a newer program: upgrade anomaly")
-        for name in GRAPHS[facts["graph"]]:
+        if facts["format"] < FORMAT:
+            raise BundleError(f"{folder} was exported by an older program: export the model again")
+        if facts["precision"] not in PRECISIONS[facts["graph"]]:
+            raise ValueError
+        for name in graph_files(facts["graph"], facts["precision"]):
             if file_hash(folder / name) != facts["files"][name]:
                 raise BundleError(f"{folder / name} was changed after it was written: export the model again")
         export = Export(folder, facts)
         times = [float(export.milliseconds[name]) for name in ("torch", export.runtime)]
-        if min(times) < 0 or not isinstance(facts["scoring_hash"], str):
+        if min(times) < 0 or not isinstance(facts["scoring_hash"], str) or "loss" not in facts:
             raise ValueError
     except (KeyError, TypeError, ValueError, OSError):
         raise BundleError(f"{folder} does not hold a whole export: export the model again") from None
     return export
 
 
-def find_export(bundle: Bundle, graph: str) -> Export | None:
-    """The export of that format in the model's own folder, or None where there is none.
+def find_export(bundle: Bundle, graph: str, precision: str = FULL) -> Export | None:
+    """The export of that format and precision in the model's own folder, or None where there is none.
 
     Raises BundleError for one that is damaged or was made of another model.
     """
-    folder = default_folder(bundle.path, graph)
+    folder = default_folder(bundle.path, graph, precision)
     if not (folder / FACTS).exists():
         return None
     export = read_export(folder)

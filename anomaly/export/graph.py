@@ -33,15 +33,39 @@ SMALLEST = 64
 """Side of the blank photo that tells how coarse each branch's map is, px."""
 
 
+class BranchGraph(nn.Module):
+    """(B, H, W, 3) uint8 working photos, sides multiples of 32 -> one (B, C, h, w) float32 for each branch:
+    its patch scores (C = 1), or the embedding that it searches a memory bank with, see `searches`."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.encoder = fixed_padding(detector.encoder)
+        scorers = list(detector.scorers.values())
+        self.inputs: list[Input] = [scorer.input for scorer in scorers]
+        self.branches = nn.ModuleList(
+            [nn.Identity() if searches(scorer) else branch(scorer) for scorer in scorers]
+        )
+        self.eval()
+
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        images = photos.permute(0, 3, 1, 2).float()
+        features = self.encoder.standardised(self.encoder.backbone(images))
+        values = {"features": features, "pixels": images / 255}
+        if "embedding" in self.inputs:
+            values["embedding"] = self.encoder.projection(features)
+        return tuple(part(values[name]) for name, part in zip(self.inputs, self.branches, strict=True))
+
+
 class DetectorGraph(nn.Module):
     """(B, H, W, 3) uint8 working photos, sides multiples of 32 -> scores (B,) and maps (B, h, w) float32."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.encoder = fixed_padding(detector.encoder)
         names = list(detector.scorers)
-        self.inputs: list[Input] = [detector.scorers[name].input for name in names]
-        self.branches = nn.ModuleList([branch(detector.scorers[name]) for name in names])
+        self.branches = BranchGraph(detector)
+        self.searches = nn.ModuleList(
+            [branch(scorer) if searches(scorer) else nn.Identity() for scorer in detector.scorers.values()]
+        )
         self.standards = nn.ModuleList([_Standardise(detector.statistics[name]) for name in names])
         self.weights = [float(detector.weights[name]) for name in names]
         self.top_share = detector.config.fusion.top_share
@@ -65,15 +89,13 @@ class DetectorGraph(nn.Module):
 
     def _maps(self, photos: Tensor) -> list[Tensor]:
         """The standardised map (B, 1, h, w) of every branch."""
-        images = photos.permute(0, 3, 1, 2).float()
-        features = self.encoder.standardised(self.encoder.backbone(images))
-        values = {"features": features, "pixels": images / 255}
-        if "embedding" in self.inputs:
-            values["embedding"] = self.encoder.projection(features)
-        return [
-            standard(part(values[name]))
-            for name, part, standard in zip(self.inputs, self.branches, self.standards, strict=True)
-        ]
+        found = zip(self.branches(photos), self.searches, self.standards, strict=True)
+        return [standard(search(values)) for values, search, standard in found]
+
+
+def searches(scorer: object) -> bool:
+    """Whether a scorer looks its values up in a memory bank, which a loop in a graph does slowly."""
+    return isinstance(scorer, EmbeddingDistance)
 
 
 @singledispatch

@@ -1,7 +1,8 @@
-"""Runtimes that judge working photos with an exported graph, one class each behind one method."""
+"""Runtimes that run exported graphs, one class each behind one method."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,37 +10,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.errors import BundleError, ConfigError
-from anomaly.maps import Map
 
 Floats = NDArray[np.float32]
 Photos = NDArray[np.uint8]
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Format of an export -> the library that runs it."""
+FULL = "float32"
+"""The precision that the model was fitted and calibrated in."""
+PRECISIONS = {"onnx": (FULL, "int8"), "openvino": (FULL, "bfloat16", "int8")}
 INSTALL = "install it with: pip install 'anomaly[runtime]'"
+
+
+def runtime_name(graph: str, precision: str) -> str:
+    """What `inspect --runtime` calls a format in a precision: openvino, openvino-int8."""
+    return RUNTIMES[graph] + ("" if precision == FULL else f"-{precision}")
+
+
+VARIANTS = {
+    runtime_name(graph, precision): (graph, precision)
+    for graph, precisions in PRECISIONS.items()
+    for precision in precisions
+}
+"""Name of a runtime -> format and precision of its export."""
 
 
 class Graph(Protocol):
     """An exported graph, loaded."""
 
-    def run(self, photos: Photos) -> tuple[Floats, Map]:
-        """(B, H, W, 3) uint8 working photos -> scores (B,), maps (B, h, w). Safe to call from threads."""
+    def run(self, photos: Photos) -> list[Floats]:
+        """(B, H, W, 3) uint8 working photos -> the outputs of the graph. Safe to call from threads."""
         ...
 
 
-def load_graph(runtime: str, path: Path, threads: int) -> Graph:
-    """The graph in the file `path`, run on `threads` cores a call. Raises ConfigError, BundleError."""
+def load_graph(runtime: str, path: Path, threads: int, calls: int = 1) -> Graph:
+    """The graph in the file `path` for one of VARIANTS, run on `threads` cores a call, `calls` at a time.
+
+    Raises ConfigError, BundleError.
+    """
+    library, _, precision = runtime.partition("-")
     try:
-        return OnnxRuntime(path, threads) if runtime == "onnxruntime" else OpenVino(path, threads)
+        if library == "onnxruntime":
+            return OnnxRuntime(path, threads)
+        return OpenVino(path, threads, calls, "bf16" if precision == "bfloat16" else "f32")
     except ImportError:
-        raise ConfigError(f"{runtime} is not installed: {INSTALL}") from None
+        raise ConfigError(f"{library} is not installed: {INSTALL}") from None
     except Exception as error:  # both libraries raise types of their own
         reason = str(error).strip().partition("\n")[0]
-        raise BundleError(f"{path} cannot be loaded by {runtime} ({reason}): export it again") from None
+        raise BundleError(f"{path} cannot be loaded by {library} ({reason}): export it again") from None
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU; each call works in the thread that makes it."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
@@ -50,22 +72,32 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(self, photos: Photos) -> tuple[Floats, Map]:
-        scores, maps = self._session.run(None, {"photos": photos})
-        return scores, maps
+    def run(self, photos: Photos) -> list[Floats]:
+        outputs: list[Floats] = self._session.run(None, {"photos": photos})
+        return outputs
 
 
 class OpenVino:
-    """OpenVINO on the CPU, in float32 whatever the processor would like better."""
+    """OpenVINO on the CPU, in the precision that is asked for whatever the processor would like better.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    It works in threads of its own: as many streams as there are calls at a time, or they would queue.
+    """
+
+    def __init__(self, path: Path, threads: int, calls: int, precision: str) -> None:
         import openvino
 
         core = openvino.Core()
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads * calls,
+            "NUM_STREAMS": calls,
+        }
         self._model = core.compile_model(core.read_model(path), "CPU", settings)
+        self._own = threading.local()
 
-    def run(self, photos: Photos) -> tuple[Floats, Map]:
-        request = self._model.create_infer_request()
+    def run(self, photos: Photos) -> list[Floats]:
+        if not hasattr(self._own, "request"):
+            self._own.request = self._model.create_infer_request()
+        request = self._own.request
         request.infer({"photos": photos})
-        return request.get_output_tensor(0).data.copy(), request.get_output_tensor(1).data.copy()
+        return [request.get_output_tensor(index).data.copy() for index in range(len(self._model.outputs))]

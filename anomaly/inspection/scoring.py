@@ -8,42 +8,39 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from anomaly.bundle import Bundle
-from anomaly.detector import Detector, Photo, Scores, use_threads
+from anomaly.detector import Photo, Scores, use_threads
 from anomaly.errors import AnomalyError, ConfigError
-from anomaly.export.folder import Export, find_export
-from anomaly.export.runtimes import INSTALL, RUNTIMES, Graph, load_graph
-from anomaly.export.verify import run_one
+from anomaly.export.folder import Export, default_folder, find_export
+from anomaly.export.runtimes import INSTALL, RUNTIMES, VARIANTS, load_graph
+from anomaly.export.verify import BranchScorer, Score
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores photos of any size, one at a time, from as many threads as call it. `graph` None is torch."""
+    """Scores photos of any size, one at a time, from as many threads as call it."""
 
-    detector: Detector
+    score: Score
     runtime: str
+    """torch, or one of VARIANTS."""
     threads: int
     """Cores that one call uses."""
-    graph: Graph | None = None
     _ready: threading.local = field(default_factory=threading.local)
 
     def __call__(self, photo: Photo) -> Scores:
         if not hasattr(self._ready, "threads"):  # OpenMP keeps the number apart for each thread
             use_threads(self.threads)
             self._ready.threads = self.threads
-        if self.graph is None:
-            return self.detector.score(photo)
-        working = self.detector.geometry.working(photo)
-        if max(working.shape[:2]) > self.detector.config.image.tile_size:  # the graph knows no tiles
-            return self.detector.score(photo)
-        score, anomaly_map = run_one(self.graph, working)
-        return Scores(score, anomaly_map, {})
+        return self.score(photo)
 
 
-def choose_scorer(bundle: Bundle, runtime: str, *, threads: int, say: Say = lambda text: None) -> Scorer:
-    """The scorer that was asked for; `auto` is the fastest of torch and the exports in the model's folder,
-    by the times taken when they were verified. `say` is told which, and why not another.
+def choose_scorer(
+    bundle: Bundle, runtime: str, *, threads: int, calls: int = 1, say: Say = lambda text: None
+) -> Scorer:
+    """The scorer that was asked for, for `calls` at a time; `auto` is the fastest of torch and the exports in
+    the model's folder whose loss is known, by the times taken when they were verified. `say` is told which,
+    and why not another.
 
     Raises ConfigError for a runtime that is unknown, not installed or not exported, BundleError for an
     export that is damaged; with `auto` these only leave the runtime out.
@@ -51,42 +48,49 @@ def choose_scorer(bundle: Bundle, runtime: str, *, threads: int, say: Say = lamb
     if runtime == "auto":
         export = _fastest(bundle, say)
         if export is None:
-            return Scorer(bundle.detector, "torch", threads)
+            return Scorer(bundle.detector.score, "torch", threads)
     elif runtime == "torch":
-        return Scorer(bundle.detector, "torch", threads)
+        return Scorer(bundle.detector.score, "torch", threads)
     else:
         export = _named(bundle, runtime)
-    graph = load_graph(export.runtime, export.graph, threads)
+    graph = load_graph(export.runtime, export.branches, threads, calls)
     times = export.milliseconds
     say(
         f"judging with {export.runtime} ({times[export.runtime]:g} ms a photo when it was verified, "
         f"torch {times['torch']:g} ms)"
     )
-    return Scorer(bundle.detector, export.runtime, threads, graph)
+    return Scorer(BranchScorer(bundle.detector, graph), export.runtime, threads)
 
 
 def _named(bundle: Bundle, runtime: str) -> Export:
-    formats = {name: graph for graph, name in RUNTIMES.items()}
-    if runtime not in formats:
-        raise ConfigError(f"unknown runtime {runtime!r}: use auto, torch, {', '.join(formats)}")
-    if find_spec(runtime) is None:
-        raise ConfigError(f"{runtime} is not installed: {INSTALL}")
-    export = find_export(bundle, formats[runtime])
+    if runtime not in VARIANTS:
+        raise ConfigError(f"unknown runtime {runtime!r}: use auto, torch, {', '.join(VARIANTS)}")
+    graph, precision = VARIANTS[runtime]
+    if find_spec(RUNTIMES[graph]) is None:
+        raise ConfigError(f"{RUNTIMES[graph]} is not installed: {INSTALL}")
+    export = find_export(bundle, graph, precision)
     if export is None:
+        how = f"--format {graph}" + (f" --precision {precision}" if runtime != RUNTIMES[graph] else "")
         raise ConfigError(
             f"{bundle.path} was not exported for {runtime}: "
-            f"run `anomaly export --model {bundle.path} --format {formats[runtime]}` first"
+            f"run `anomaly export --model {bundle.path} {how}` first"
         )
     return export
 
 
 def _fastest(bundle: Bundle, say: Say) -> Export | None:
     found = []
-    for graph in RUNTIMES:
+    for runtime, variant in VARIANTS.items():
+        if not default_folder(bundle.path, *variant).exists():
+            continue
         try:
-            if export := find_export(bundle, graph):
-                found.append(_named(bundle, export.runtime))
+            export = _named(bundle, runtime)
         except AnomalyError as error:
             say(f"not used: {error}")
+            continue
+        if export.trusted:
+            found.append(export)
+        else:
+            say(f"not used: the loss of {runtime} was not measured: export it again with --data")
     faster = [e for e in found if e.milliseconds[e.runtime] < e.milliseconds["torch"]]
     return min(faster, key=lambda e: e.milliseconds[e.runtime], default=None)

@@ -1,0 +1,7 @@
+"""How fast photos are judged, beside the backbone alone, the machine's limit, and anomalib."""
+
+QUICK = (
+    "tracking.enabled=false", "contrastive.steps=2", "contrastive.views=2", "contrastive.patches=64",
+    "contrastive.backbone_steps=2", "scorers.reconstruction.steps=2", "picture_steps=1",
+)  # fmt: skip
+"""Settings of a fit of few training steps: speed does not depend on them."""
