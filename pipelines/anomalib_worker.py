@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+PADIM_FEATURES = 100
+"""Channels that PaDiM draws at random: its default for ResNet-18; for Lite0, which has 176, it has none."""
+
 
 def folder_of(job: dict[str, Any], root: Path) -> Any:
     """anomalib's Folder over links to the photos of the job; everything else at its defaults."""
@@ -32,7 +35,7 @@ def folder_of(job: dict[str, Any], root: Path) -> Any:
         normal_test_dir="normal",
         abnormal_dir="anomalous",
         num_workers=0,
-        val_split_mode="none",
+        val_split_mode="same_as_test",
         seed=job["seed"],
     )
 
@@ -48,6 +51,8 @@ def model_of(job: dict[str, Any]) -> Any:
     if name == "draem":
         return models.Draem(dtd_dir=job["textures"], **raw)
     layers = job["layers"]
+    if name == "padim":
+        raw["n_features"] = PADIM_FEATURES
     kind = {"patchcore": models.Patchcore, "padim": models.Padim}[name]
     model = kind(backbone=job["backbone"], layers=layers, pre_trained=False, **raw)
     from safetensors.torch import load_file
@@ -77,6 +82,7 @@ def main() -> None:
         data = folder_of(job, root)
         model = model_of(job)
         options: dict[str, Any] = {"default_root_dir": scratch, "logger": False, "accelerator": "cpu"}
+        options["limit_val_batches"] = 1  # fitting ends with a validation, which is not to cost time here
         if job["minutes"]:
             options["max_time"] = {"minutes": job["minutes"]}
         engine = Engine(enable_progress_bar=False, **options)

@@ -83,6 +83,10 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
         patches, centroids = state["patches"], state["centroids"]
         if patches.ndim != 2 or centroids.ndim != 2 or patches.shape[1] != centroids.shape[1]:
             raise ValueError("patches and centroids must be two tables of the same width")
+        if not len(patches) or any(
+            not table.square().sum(1).isfinite().all() for table in (patches, centroids)
+        ):
+            raise ValueError("the memory bank is empty, or its patches are no numbers that can be compared")
         weights, limits = state["expected.weights"], state["expected.range"]
         if weights.shape != patches.shape[1:] or limits.shape != (3,):
             raise ValueError("the expected distance does not fit the patches")
