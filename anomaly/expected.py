@@ -42,21 +42,23 @@ class ExpectedDistance:
         """From the patches of two or more normal photos, (n, D) each: distances of those of the first half of
         the photos to those of the second half, and the other way round; of one photo nothing is learnt."""
         from sklearn.linear_model import Ridge
+        from threadpoolctl import threadpool_limits
 
         if len(photos) < 2:
             return cls(np.zeros(photos[0].shape[1], np.float32), 0.0, 0.0, 0.0)
-        rng = np.random.default_rng(seed)
-        middle = len(photos) // 2
-        halves = [np.concatenate(part) for part in (photos[:middle], photos[middle:])]
-        patches, distances = [], []
-        for asking, answering in (halves, halves[::-1]):
-            bank = MemoryBank.build(rng.permutation(answering)[:EXACT_BELOW])
-            patches.append(rng.permutation(asking)[:QUERIES])
-            distances.append(bank.distance(patches[-1]))
-        x, distance = np.concatenate(patches).astype(np.float64), np.concatenate(distances)
-        y = np.log(np.maximum(distance, 1e-3 * distance.mean() + 1e-12)).astype(np.float64)
-        model = Ridge(RIDGE * len(x) * (x.var(0).mean() + 1e-12)).fit(x, y - y.mean())
-        found, weights = model.predict(x), np.asarray(model.coef_, dtype=np.float32)
+        with threadpool_limits(1, user_api="blas"):  # sums in one order, whatever ran before
+            rng = np.random.default_rng(seed)
+            middle = len(photos) // 2
+            halves = [np.concatenate(part) for part in (photos[:middle], photos[middle:])]
+            patches, distances = [], []
+            for asking, answering in (halves, halves[::-1]):
+                bank = MemoryBank.build(rng.permutation(answering)[:EXACT_BELOW])
+                patches.append(rng.permutation(asking)[:QUERIES])
+                distances.append(bank.distance(patches[-1]))
+            x, distance = np.concatenate(patches).astype(np.float64), np.concatenate(distances)
+            y = np.log(np.maximum(distance, 1e-3 * distance.mean() + 1e-12)).astype(np.float64)
+            model = Ridge(RIDGE * len(x) * (x.var(0).mean() + 1e-12)).fit(x, y - y.mean())
+            found, weights = model.predict(x), np.asarray(model.coef_, dtype=np.float32)
         return cls(weights, float(model.intercept_), float(found.min()), float(found.max()))
 
     def of_surroundings(self, embedding: Tensor) -> Tensor:

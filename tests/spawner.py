@@ -52,7 +52,7 @@ class Spawner:
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONPATH": str(root), "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         self.pid = 0
 

@@ -1,8 +1,11 @@
 """The contract of every registered scorer, on hand-made maps: no network weights, no photo."""
 
+import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
+from anomaly.expected import ExpectedDistance
 from anomaly.scorers import SCORERS, FitContext
 from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
 
@@ -134,3 +137,14 @@ def test_pixels_can_be_the_target() -> None:
     photo = maps(1, 3, 96, seed=2)[0]
     assert scorer.score(photo).shape == (12, 12)
     assert torch.equal(scorer.score(photo), again.score(photo))
+
+
+def test_what_is_expected_does_not_depend_on_the_number_of_threads() -> None:
+    rng = np.random.default_rng(3)
+    photos = [rng.normal(size=(600, 256)).astype(np.float32) for _ in range(8)]
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(ExpectedDistance.of(photos, seed=0))
+    assert found[0].weights.tobytes() == found[1].weights.tobytes()
+    assert (found[0].offset, found[0].low, found[0].high) == (found[1].offset, found[1].low, found[1].high)
