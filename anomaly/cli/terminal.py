@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PATIENCE = 10.0
 """Seconds without progress after which it is said what is waited for."""
@@ -46,18 +46,8 @@ class TerminalProgress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         """A `quiet` one shows nothing, and takes signals alone."""
-        console = Console(stderr=True)
-        self._bars = None
+        self._bars = None if quiet else _bars()
         self._quiet = quiet
-        if console.is_terminal and not quiet:
-            self._bars = Progress(
-                TextColumn("{task.description:<20}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[loss]}"),
-                TimeRemainingColumn(elapsed_when_finished=True),
-                console=console,
-            )
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
         self._said = time.monotonic()
@@ -114,3 +104,21 @@ class TerminalProgress:
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
+
+
+def _bars() -> Progress | None:
+    """Bars on stderr; None where it is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    return Progress(
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+    )
