@@ -142,8 +142,8 @@ def test_without_masks_or_with_photos_of_the_fit_it_is_refused(capfd, copy, prod
     assert code == 2 and "px-per-mm must be a number above 0" in stderr
 
 
-def curve(name, a90_95, largest):
-    fit = None if a90_95 is None else SimpleNamespace(a90_95=a90_95)
+def curve(name, a90_95, largest, found=5):
+    fit = SimpleNamespace(a90_95=a90_95, found=found, defects=9) if a90_95 or found == 9 else None
     return SimpleNamespace(name=name, fit=fit, sizes=np.array([1.0, largest]))
 
 
@@ -158,6 +158,7 @@ def test_the_answer_never_promises_beyond_the_sizes_that_were_tested():
         shown = said(pooled, curve("dent", None, 60), curve("chip", 8.0, 60))
         assert shown.startswith("These data show no size") and "the largest has 60 px" in shown
         assert shown.endswith("By themselves: chip from 8 px.")
+    assert "all 9 were found, the smallest of 1 px too" in said(curve("all", None, 60, found=9))
 
 
 def test_drawn_defects_are_graded_by_size_and_contrast(capfd, product, model, tmp_path):

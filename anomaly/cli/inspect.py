@@ -49,7 +49,7 @@ def command(
     """Judge photos: normal, anomalous, to be reviewed where there is a review band, or not readable."""
     from anomaly.bundle import read_bundle
     from anomaly.data.addresses import locate
-    from anomaly.inspection.engines import open_engine
+    from anomaly.inspection.engines import Work, open_engine
     from anomaly.inspection.groups import photos_of, without_threshold
     from anomaly.inspection.identity import begun_runtime, finished_run, run_of
     from anomaly.inspection.scoring import choose_scorer
@@ -81,7 +81,7 @@ def command(
                 say(f"going on after {writer.done} of {len(photos)} photos")
             try:
                 left = photos[writer.done :]
-                for drawn in workforce.drawn(left, places, score, writer, progress.waiting_for):
+                for drawn in workforce.drawn(Work(left, places, score, writer, progress.waiting_for)):
                     verdict = writer.write(drawn)
                     if json_:
                         result(verdict.to_dict())

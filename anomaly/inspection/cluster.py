@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anomaly.bundle import MANIFEST, Bundle
-from anomaly.data.addresses import Address, Location
+from anomaly.data.addresses import Address
 from anomaly.errors import AnomalyError, ConfigError, DataError
 from anomaly.export.folder import EXPORTS
 from anomaly.inspection.cluster_worker import Job, Worker
 from anomaly.inspection.drawing import Drawn
-from anomaly.inspection.engines import Waiting
+from anomaly.inspection.engines import Work
 from anomaly.inspection.groups import Found
-from anomaly.inspection.scoring import Say, Scorer
+from anomaly.inspection.scoring import Say
 from anomaly.inspection.stream import in_order
-from anomaly.inspection.writer import Writer
 
 INSTALL = "install it with: pip install 'anomaly[ray]'"
 TASK = 16
@@ -105,33 +104,29 @@ class Cluster:
     photos_of: Counter[str] = field(default_factory=Counter)
     """Photos that were recorded, by the worker that judged them."""
 
-    def drawn(
-        self,
-        photos: Sequence[Found],
-        places: Sequence[Location],
-        score: Scorer,
-        writer: Writer,
-        waiting_for: Waiting,
-    ) -> Iterator[Drawn]:
+    def drawn(self, work: Work) -> Iterator[Drawn]:
         """See `Engine`. Raises what a worker found wrong, and DataError where tasks are given up."""
         import ray
 
+        photos, bundle = work.photos, work.writer.bundle
         if not photos:
             return
         job = ray.put(
             Job(
-                writer.bundle.path.name,
-                _files(writer.bundle),
-                writer.policy,
-                score.runtime,
+                bundle.path.name,
+                _files(bundle),
+                work.writer.policy,
+                work.score.runtime,
                 os.getcwd(),
-                [place for place in places if isinstance(place, Address) or place.exists()],
+                [place for place in work.places if isinstance(place, Address) or place.exists()],
             )
         )
         results = self._results(job, photos)
         last = object()
         expected = 0
-        waited = in_order(lambda thing: next(results, last), itertools.repeat("the workers"), 1, waiting_for)
+        waited = in_order(
+            lambda thing: next(results, last), itertools.repeat("the workers"), 1, work.waiting_for
+        )
         try:
             for found in waited:
                 if found is last:

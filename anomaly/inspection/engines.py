@@ -21,19 +21,25 @@ ENGINES = ("local", "ray")
 Waiting = Callable[[object, float], None]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What there is to judge."""
+
+    photos: Sequence[Found]
+    places: Sequence[Location]
+    """Where they were found."""
+    score: Scorer
+    writer: Writer
+    """Whom they are drawn for."""
+    waiting_for: Waiting
+    """Told every second what holds up the rest; what it raises ends the work."""
+
+
 class Engine(Protocol):
     """Judges photos several at a time."""
 
-    def drawn(
-        self,
-        photos: Sequence[Found],
-        places: Sequence[Location],
-        score: Scorer,
-        writer: Writer,
-        waiting_for: Waiting,
-    ) -> Iterator[Drawn]:
-        """`photos`, which were found at `places`, judged and drawn for `writer`, in their order; each once.
-        `waiting_for` is told every second what holds up the rest; what it raises ends the work."""
+    def drawn(self, work: Work) -> Iterator[Drawn]:
+        """The photos judged and drawn, in their order; each once."""
         ...
 
 
@@ -43,20 +49,16 @@ class Local:
 
     workers: int
 
-    def drawn(
-        self,
-        photos: Sequence[Found],
-        places: Sequence[Location],
-        score: Scorer,
-        writer: Writer,
-        waiting_for: Waiting,
-    ) -> Iterator[Drawn]:
-        detector = writer.bundle.detector
+    def drawn(self, work: Work) -> Iterator[Drawn]:
+        writer, detector = work.writer, work.writer.bundle.detector
 
         def draw(photo: Found) -> Drawn:
-            return writer.draw(judge(detector, photo.path, score, group=photo.group))
+            return writer.draw(judge(detector, photo.path, work.score, group=photo.group))
 
-        return in_order(draw, photos, self.workers, lambda photo, seconds: waiting_for(photo.path, seconds))
+        def waiting_for(photo: Found, seconds: float) -> None:
+            work.waiting_for(photo.path, seconds)
+
+        return in_order(draw, work.photos, self.workers, waiting_for)
 
 
 def open_engine(name: str, workers: int | None, say: Say) -> AbstractContextManager[Engine]:

@@ -135,10 +135,11 @@ def answer(study: PodStudy) -> str:
             f"more, with {options.confidence:.0%} confidence."
         )
     else:
-        text = (
-            "These data show no size from which defects are found with 90 % probability: the largest has "
-            f"{_size(largest, options.px_per_mm)}."
-        )
+        seen = f"the largest has {_size(largest, options.px_per_mm)}"
+        if first.fit and first.fit.found == first.fit.defects:
+            smallest = _size(float(first.sizes[0]), options.px_per_mm)
+            seen = f"all {first.fit.defects} were found, the smallest of {smallest} too"
+        text = f"These data show no size from which defects are found with 90 % probability: {seen}."
     given = {
         c.name: c.fit.a90_95 if c.fit and (c.fit.a90_95 or np.inf) <= c.sizes[-1] else None
         for c in study.curves[1:]
