@@ -15,6 +15,8 @@ from anomaly.scorers import PatchMaps
 
 Photo = NDArray[np.uint8]
 
+WHITENING = 0.375
+"""The power of its variance that a direction is divided by: 0 leaves it as it is, 0.5 whitens."""
 WHITENING_FLOOR = 0.01
 """Added to variances before whitening, as a share of the mean variance of the features."""
 MARGIN = 64
@@ -24,7 +26,7 @@ MARGIN = 64
 class Projection(nn.Module):
     """(B, C, h, w) features -> (B, D, h, w) embedding: a linear map, and a correction learnt by contrast.
 
-    The linear map starts as the leading principal directions, half whitened: directions in which good parts
+    The linear map starts as the leading principal directions, partly whitened: directions in which good parts
     hardly vary, where faint defects show, count for more than in distances between features.
     """
 
@@ -35,14 +37,14 @@ class Projection(nn.Module):
         self.correction = nn.Conv2d(hidden, embedding_size, 1)
 
     def start_from(self, patches: Tensor) -> None:
-        """Set the linear map to the half-whitened principal directions of `patches` (N, C), the correction
-        to nothing. Whitening divides by the standard deviation, half whitening by the root of it."""
+        """Set the linear map to the partly whitened principal directions of `patches` (N, C), the correction
+        to nothing."""
         centred = patches.double() - patches.double().mean(0)
         variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
         kept = self.linear.out_channels
         variances, directions = variances.flip(0)[:kept], directions.flip(1)[:, :kept]
         floor = WHITENING_FLOOR * centred.square().mean() + 1e-12
-        directions = directions * _signs(directions) / (variances.clamp_min(0) + floor) ** 0.25
+        directions = directions * _signs(directions) / (variances.clamp_min(0) + floor) ** WHITENING
         with torch.no_grad():
             self.linear.weight.zero_()
             self.linear.weight[: directions.shape[1], :, 0, 0] = directions.T.float()
@@ -51,8 +53,9 @@ class Projection(nn.Module):
 
     @staticmethod
     def pool(features: Tensor) -> Tensor:
-        """Mean over 3 x 3 patches: a little context, and tolerance to shifts of less than a patch."""
-        return F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)
+        """Half the patch itself, half the mean of the 3 x 3 around it: a little context, and tolerance to
+        shifts of less than a patch, without averaging away what only one patch shows."""
+        return (features + F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)) / 2
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
         """The embedding of features that were pooled before."""
