@@ -43,8 +43,8 @@ class ContrastiveConfig(Section):
     augmentation_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     temperature: Annotated[float, Field(gt=0)] = 0.1
     supervised_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """0 is unsupervised NT-Xent; 1 tells synthetic defects from normal patches (supervised contrastive); in
-    between both losses are mixed."""
+    """0 is unsupervised NT-Xent; 1 tells defects from normal patches (supervised contrastive), drawn ones and
+    those of defective training photos with masks; in between both losses are mixed."""
     fine_tune: bool = False
     """Train a pretrained backbone as well; one without pretrained weights is always trained."""
     steps: Annotated[int, Field(ge=1)] = 150

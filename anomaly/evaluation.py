@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.bundle import Bundle
-from anomaly.data.images import fingerprint, one_line, read_image
+from anomaly.data.images import fingerprint, one_line
+from anomaly.data.masks import defect_mask
 from anomaly.detector import Photo, Scores
 from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map, resize
@@ -116,21 +117,6 @@ def refuse_seen(bundle: Bundle, samples: Sequence[Sample]) -> None:
                 f"{one_line(sample.path)} was used to fit this model: remove it from the test photos, "
                 "for a test on photos that were trained on proves nothing"
             )
-
-
-def defect_mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Where the defect is, (H, W); nowhere on a normal photo; None where it is not known."""
-    if sample.label == "normal":
-        return np.zeros(size, dtype=bool)
-    if sample.mask is None:
-        return None
-    mask = read_image(sample.mask).any(axis=2)
-    if mask.shape != size:
-        raise ImageError(
-            f"the mask {one_line(sample.mask)} is {mask.shape[1]} x {mask.shape[0]} px, its photo "
-            f"{size[1]} x {size[0]}: give a mask of the photo's size"
-        )
-    return mask
 
 
 def _compared_size(size: tuple[int, int]) -> tuple[int, int]:

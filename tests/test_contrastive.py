@@ -42,6 +42,22 @@ def test_synthetic_defects_mark_the_patches_that_show_them(photos: list[np.ndarr
     assert np.mean(contrast) > 1.5 and np.median(contrast) > 1, "most kinds stand out from the plain ground"
 
 
+def test_real_defects_are_shown_where_they_are(photos: list[np.ndarray]) -> None:
+    encoder, rng = encoder_of(photos), np.random.default_rng(1)
+    photo, mask = np.full((192, 192, 3), 120, np.uint8), np.zeros((192, 192), bool)
+    mask[32:48, 160:176] = True
+    photo[mask] = (255, 0, 0)
+    settings = ContrastiveConfig(supervised_weight=1.0)
+    pairs = [
+        _two_views(photos, ViewMaker(0.0, 0), 96, encoder, settings, rng, [(photo, mask)]) for _ in range(40)
+    ]
+    real = [pair for pair in pairs if (pair.views[0] == (255, 0, 0)).all(2).any()]
+    assert 4 <= len(real) <= 20, "about one crop of four"
+    for pair in real:
+        red = (pair.views[0] == (255, 0, 0)).all(2).reshape(6, 16, 6, 16).mean((1, 3)).ravel()
+        assert pair.defect.tolist() == (red > 0.25).tolist()
+
+
 def test_without_supervision_no_defect_is_drawn(photos: list[np.ndarray]) -> None:
     encoder, rng = encoder_of(photos), np.random.default_rng(1)
     pairs = [_two_views(photos, ViewMaker(0.0, 0), 160, encoder, ContrastiveConfig(), rng) for _ in range(10)]

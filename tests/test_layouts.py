@@ -144,7 +144,7 @@ def test_manifest(tmp_path: Path) -> None:
         ("path\n\n\n", "no photos in"),
         ("path,split\na.png,train\nb.png,valid", "line 3: unknown split 'valid': use train or test"),
         ("path,label\na.png,fine", "line 2: unknown label 'fine': use normal or anomalous"),
-        ("path,label\na.png,bad", "line 2: training uses good photos only"),
+        ("path,label\na.png,bad", "line 2: training uses good photos only, and defective ones where a mask"),
         ("path,split,defect_type\na.png,test,crack", "line 2: a normal photo of defect_type 'crack'"),
         ("path,group\n,lot1", "line 2: the path is empty"),
         ("path\na.png\nb.png\na.png", "line 4: the same photo as in line 2"),

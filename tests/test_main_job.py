@@ -77,6 +77,36 @@ def test_calibration_photos_were_not_trained_on(model: Path) -> None:
     assert data["n_train"] + data["n_calibration"] == len(data["sha256"]) == 45
 
 
+def test_a_few_real_defects_supervise_the_encoder_and_are_no_test_photos(
+    product: Path, model: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(product, tmp_path / "set"))
+    rows = ["path,split,label,mask"]
+    rows += [f"train/good/{path.name},train,normal," for path in sorted((own / "train/good").iterdir())]
+    rows += [f"test/spot/{i:03d}.png,train,anomalous,ground_truth/spot/{i:03d}_mask.png" for i in range(2)]
+    manifest = own / "defects.csv"
+    manifest.write_text("\n".join(rows))
+    joint = RunConfig.load(None, [*QUICK, "contrastive.supervised_weight=0.5"])
+    told: list[str] = []
+    bundle = fit(manifest, tmp_path / "joint", joint, say=told.append).bundle
+    assert "the encoder learns from 2 defective training photos as well" in told
+    data = bundle.manifest["data"]
+    assert data["n_defects"] == 2 and data["n_train"] + data["n_calibration"] == 45
+    with pytest.raises(DataError, match="was used to fit this model"):
+        evaluate(bundle, read_samples(product))
+    synthetic = fit(product, tmp_path / "drawn", joint).bundle.detector
+    weights = [d.encoder.projection.correction.weight for d in (bundle.detector, synthetic)]
+    assert not weights[0].equal(weights[1]), "real defects change what is learnt"
+
+    fit(manifest, tmp_path / "without", RunConfig.load(None, list(QUICK)), say=told.append)
+    assert "defective training photos are left alone" in told[-1]
+    assert read_bundle(tmp_path / "without").manifest["data"]["n_defects"] == 0
+
+    cv2.imwrite(str(own / "ground_truth/spot/001_mask.png"), np.zeros((96, 128), np.uint8))
+    with pytest.raises(DataError, match=r"001\.png has an empty mask: supervised_weight needs"):
+        fit(manifest, tmp_path / "blind", joint)
+
+
 def test_the_same_seed_gives_the_same_model(product: Path, model: Path, tmp_path: Path) -> None:
     again = fit(product, tmp_path / "again", RunConfig.load(None, list(QUICK))).bundle
     first = read_bundle(model)

@@ -23,7 +23,7 @@ from anomaly.config import RunConfig
 from anomaly.data.images import fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
 from anomaly.errors import ConfigError
-from anomaly.fitting.stages import Fit, FitResult
+from anomaly.fitting.stages import Fit, FitResult, defects_wanted
 from anomaly.inspection.drawing import colour_ceiling
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.records import Sample
@@ -57,7 +57,8 @@ def fit(
     progress: Progress | None = None,
     say: Say = lambda text: None,
 ) -> Fitted:
-    """Fit a model on the good training photos of `data` and store it as the folder `out`.
+    """Fit a model on the good training photos of `data` and store it as the folder `out`. Where
+    `contrastive.supervised_weight` is above 0, defective training photos with masks are learnt from as well.
 
     Progress is kept in `<out>.partial` until the model is whole; `resume` goes on from there. `say` is told
     what was found and done, in sentences. Raises AnomalyError where something cannot be used as it is.
@@ -69,7 +70,12 @@ def fit(
     samples = distributed.from_first(lambda: read_samples(data, layout))
     good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     say(f"{one_line(data)}: {describe(samples)}")
-    key = _identity(config, good)
+    defects = defects_wanted(config, samples)
+    if defects:
+        say(f"the encoder learns from {len(defects)} defective training photos as well")
+    elif counts(samples)["train_defective"]:
+        say("defective training photos are left alone: contrastive.supervised_weight 0.5 learns from them")
+    key = _identity(config, [*good, *defects])
     _refuse_differences(config, key)
     partial = distributed.from_first(lambda: _partial(out, key, resume=resume, overwrite=overwrite))
     first = distributed.rank() == 0
@@ -82,7 +88,7 @@ def fit(
 
             config, dials = choose_dials(good, config, partial / "dials", progress or Silent(), say)
         checkpoints = Checkpoints(partial if first else None)
-        result = Fit(config, checkpoints, Together(progress or Silent())).run(good)
+        result = Fit(config, checkpoints, Together(progress or Silent())).run([*good, *defects])
         distributed.first_goes_on()
         result.seconds["total"] = round(time.monotonic() - start, 3)
         if result.skipped:
@@ -165,7 +171,7 @@ def _identity(config: RunConfig, good: Sequence[Sample]) -> str:
 
 def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: Run) -> dict[str, Any]:
     """What the manifest says beside the model itself."""
-    used = [*result.train, *result.calibration]
+    used = [*result.train, *result.calibration, *result.defects]
     hashes = sorted(fingerprint(sample.path) for sample in used)
     found = counts(samples)
     return {
@@ -176,6 +182,7 @@ def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: R
             "fingerprint": hashlib.sha256("".join(hashes).encode()).hexdigest(),
             "n_train": len(result.train),
             "n_calibration": len(result.calibration),
+            "n_defects": len(result.defects),
             "groups": found["train_groups"],
             "skipped": result.skipped,
             "sha256": hashes,

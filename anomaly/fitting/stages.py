@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,13 +17,14 @@ from anomaly import distributed
 from anomaly.calibration import Calibration, photos_needed
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
-from anomaly.data.images import fingerprint, read_image, white_level_of
+from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
+from anomaly.data.masks import defect_mask
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
 from anomaly.maps import Map, MapStatistics, standardise_held_out, steadiness_weights, top_mean
 from anomaly.models.backbones import Backbone, build_backbone
-from anomaly.models.contrastive import train_backbone, train_projection
+from anomaly.models.contrastive import Defective, train_backbone, train_projection
 from anomaly.models.encoder import Encoder
 from anomaly.models.picture import train_picture
 from anomaly.models.training import Checkpoints, Progress, Silent
@@ -46,11 +48,14 @@ class FitResult:
     seconds: dict[str, float] = field(default_factory=dict)
     calibration_sizes: list[tuple[int, int]] = field(default_factory=list)
     """(H, W) of each calibration photo."""
+    defects: list[Sample] = field(default_factory=list)
+    """Real defects that the encoder learnt from."""
 
 
 @dataclass
 class Fit:
-    """One run of `fit`, stage by stage. Only normal training photos are ever opened."""
+    """One run of `fit`, stage by stage. Only training photos are ever opened; defective ones only where the
+    configuration has the encoder learn from them, see `defects_wanted`."""
 
     config: RunConfig
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
@@ -77,7 +82,8 @@ class Fit:
             geometry = Geometry.choose([sizes[sample] for sample in train], config.image.image_size)
             photos = self._photos(train, white_level, geometry, "training photos")
             held_out_photos = self._photos(held_out, white_level, geometry, "calibration photos")
-        encoder, features = self._encoder(photos)
+            defects = self._defects(samples, white_level, geometry)
+        encoder, features = self._encoder(photos, [defect for _, defect in defects])
         scorers = self._scorers(encoder, features, photos)
         del features
         with self._timed("picture"):
@@ -109,7 +115,17 @@ class Fit:
             Policy.born(threshold),
         )
         shapes = [sizes[sample] for sample in held_out]
-        return FitResult(detector, train, held_out, scores, skipped, self.losses, self.seconds, shapes)
+        return FitResult(
+            detector,
+            train,
+            held_out,
+            scores,
+            skipped,
+            self.losses,
+            self.seconds,
+            shapes,
+            [sample for sample, _ in defects],
+        )
 
     def _readable(
         self, samples: list[Sample], white_level: float | None
@@ -167,7 +183,28 @@ class Fit:
             self._step(stage, samples),
         )
 
-    def _encoder(self, photos: list[Photo]) -> tuple[Encoder, list[Tensor]]:
+    def _defects(
+        self, samples: Sequence[Sample], white_level: float | None, geometry: Geometry
+    ) -> list[tuple[Sample, Defective]]:
+        """The working photos and masks of the defective training photos that the encoder may learn from."""
+
+        def read(sample: Sample) -> Defective:
+            limit = self.config.data.max_megapixels
+            photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
+            mask = defect_mask(sample, photo.shape[:2])
+            if mask is None or not mask.any():
+                raise DataError(
+                    f"the defective training photo {one_line(sample.path)} has "
+                    f"{'no' if mask is None else 'an empty'} mask: supervised_weight needs to know where the "
+                    "defect is; draw it, or leave the photo out"
+                )
+            size = geometry.working_size(photo.shape[:2])
+            small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
+            return geometry.working(photo), small
+
+        return [(sample, read(sample)) for sample in defects_wanted(self.config, samples)]
+
+    def _encoder(self, photos: list[Photo], defects: list[Defective]) -> tuple[Encoder, list[Tensor]]:
         """The trained encoder, and the raw features (C, h, w) float16 of the training photos."""
         config = self.config
         backbone = self.backbone or build_backbone(config.backbone, seed=config.seed)
@@ -181,6 +218,7 @@ class Fit:
                     seed=config.seed,
                     checkpoints=self.checkpoints,
                     progress=self.progress,
+                    defects=defects,
                 )
         with self._timed("features"):
             features = distributed.each(
@@ -196,6 +234,7 @@ class Fit:
                 seed=config.seed,
                 checkpoints=self.checkpoints,
                 progress=self.progress,
+                defects=defects,
             )
         return encoder.eval(), features
 
@@ -251,6 +290,13 @@ class Fit:
         start = time.monotonic()
         yield
         self.seconds[stage] = round(time.monotonic() - start, 3)
+
+
+def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:
+    """The defective training photos among `samples`, where the encoder is to be supervised; else none."""
+    if not config.contrastive.supervised_weight:
+        return []
+    return [sample for sample in samples if sample.split == "train" and sample.label == "anomalous"]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 NT-Xent of Chen et al. (SimCLR, ICML 2020) over patches instead of photos. A pretrained backbone stays as it
 is and only the projection learns, from patch pairs drawn once; an empty backbone, or one that is to be
-fine-tuned, learns with it. With `supervised_weight` synthetic defects are drawn into half of the crops, and
-patches that show one are told apart from those that do not: supervised contrastive learning (Khosla et al.,
-NeurIPS 2020), or jointly with NT-Xent, which keeps what easy features suppress (Xue et al., ICML 2023).
+fine-tuned, learns with it. With `supervised_weight` half of the crops show a defect, drawn or from the few
+real ones that there are, and patches that show one are told apart from those that do not: supervised
+contrastive learning (Khosla et al., NeurIPS 2020), or jointly with NT-Xent, which keeps what easy features
+suppress (Xue et al., ICML 2023).
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from anomaly.models.losses import joint_contrastive, nt_xent
 from anomaly.models.training import Checkpoints, Progress, step_seed, train
 from anomaly.probes import Probe, chosen
 
+Defective = tuple[Photo, NDArray[np.bool_]]
+"""A working photo (H, W, 3), and where it shows a defect, (H, W); at least one pixel does."""
+
 CROP = 256
 SCRATCH_CROP = 160
 SCRATCH_BATCH = 8
 DEFECT_SHARE = 0.25
-"""Share of a patch that a synthetic defect must cover for the patch to count as defective."""
+"""Share of a patch that a defect must cover for the patch to count as defective."""
 
 
 def train_projection(
@@ -42,13 +46,17 @@ def train_projection(
     seed: int,
     checkpoints: Checkpoints,
     progress: Progress,
+    defects: Sequence[Defective] = (),
 ) -> list[float]:
-    """Train `encoder.projection` over a frozen backbone on `config.views` pairs of views; losses by step."""
+    """Train `encoder.projection` over a frozen backbone on `config.views` pairs of views; losses by step.
+
+    `defects` are real ones to learn from, beside drawn ones, where `config.supervised_weight` is above 0.
+    """
     rng = np.random.default_rng(step_seed(seed, "views", 0))
     views = ViewMaker(config.augmentation_strength, seed)
     drawn = distributed.each(
         lambda pair: _matched(encoder, pair),
-        (_two_views(photos, views, CROP, encoder, config, rng) for _ in range(config.views)),
+        (_two_views(photos, views, CROP, encoder, config, rng, defects) for _ in range(config.views)),
         lambda done: progress.step("views", done, config.views),
     )
     left, right, defect = (torch.cat(part) for part in zip(*drawn, strict=True))
@@ -82,8 +90,9 @@ def train_backbone(
     seed: int,
     checkpoints: Checkpoints,
     progress: Progress,
+    defects: Sequence[Defective] = (),
 ) -> list[float]:
-    """Train the backbone together with the projection, end to end; losses by step."""
+    """Train the backbone together with the projection, end to end; losses by step, `defects` as above."""
 
     def embed(images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, P, D), the patches of each photo row by row."""
@@ -93,7 +102,10 @@ def train_backbone(
     def loss(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
         views = ViewMaker(config.augmentation_strength, int(rng.integers(2**31)))
-        pairs = [_two_views(photos, views, SCRATCH_CROP, encoder, config, rng) for _ in range(SCRATCH_BATCH)]
+        pairs = [
+            _two_views(photos, views, SCRATCH_CROP, encoder, config, rng, defects)
+            for _ in range(SCRATCH_BATCH)
+        ]
         images = torch.cat([as_tensor(view) for pair in pairs for view in pair.views])
         embedded = distributed.rows(embed, images)
         left = torch.cat([embedded[2 * i][pair.rows] for i, pair in enumerate(pairs)])
@@ -129,12 +141,12 @@ class _Pair:
     rows: Tensor
     cols: Tensor
     defect: Tensor
-    """Whether that patch shows a synthetic defect, (P,) bool."""
+    """Whether that patch shows a defect, (P,) bool."""
 
 
 def _matched(encoder: Encoder, pair: _Pair) -> tuple[Tensor, Tensor, Tensor]:
     """The pooled standardised features (P, C) of the patches that both views show, and which of these show
-    a synthetic defect (P,)."""
+    a defect (P,)."""
 
     def pooled(view: Photo) -> Tensor:
         features = encoder.standardised(encoder.raw_features(view))
@@ -150,8 +162,10 @@ def _two_views(
     encoder: Encoder,
     config: ContrastiveConfig,
     rng: np.random.Generator,
+    defects: Sequence[Defective] = (),
 ) -> _Pair:
-    """Two views of one random crop, with a synthetic defect in every other one where labels are wanted."""
+    """Two views of one random crop, with a defect in every other one where labels are wanted; where there
+    are real `defects`, every other defect is one of them."""
     stride = encoder.backbone.stride
     photo = photos[int(rng.integers(len(photos)))]
     top = int(rng.integers(max(photo.shape[0] - crop, 0) + 1))
@@ -159,7 +173,8 @@ def _two_views(
     cut = photo[top : top + crop, left : left + crop]
     shows = np.zeros(cut.shape[:2], dtype=bool)
     if config.supervised_weight and rng.random() < 0.5:
-        cut, shows = _with_defect(cut, rng)
+        real = defects and rng.random() < 0.5
+        cut, shows = _real_defect(defects, crop, rng) if real else _with_defect(cut, rng)
     (first, seen_first), (second, seen_second) = views.view(cut), views.view(cut)
     middle = slice(stride // 2, None, stride)
     origin = torch.from_numpy(seen_first[middle, middle].copy())
@@ -168,6 +183,19 @@ def _two_views(
     row, col = origin.reshape(-1, 2)[rows].round().long().T
     within = share[row.clamp(0, cut.shape[0] - 1), col.clamp(0, cut.shape[1] - 1)]
     return _Pair((first, second), rows, cols, within > DEFECT_SHARE)
+
+
+def _real_defect(
+    defects: Sequence[Defective], crop: int, rng: np.random.Generator
+) -> tuple[Photo, NDArray[np.bool_]]:
+    """A crop around a random pixel of one of `defects`, and where it is."""
+    photo, mask = defects[int(rng.integers(len(defects)))]
+    shown = np.argwhere(mask)
+    row, col = shown[int(rng.integers(len(shown)))] - rng.integers(crop, size=2)
+    top = int(np.clip(row, 0, max(photo.shape[0] - crop, 0)))
+    left = int(np.clip(col, 0, max(photo.shape[1] - crop, 0)))
+    window = (slice(top, top + crop), slice(left, left + crop))
+    return photo[window], mask[window]
 
 
 @cache

@@ -9,8 +9,9 @@ from anomaly.appraisal.pod.study import Album, Blanks, Options, PodStudy, Trial,
 from anomaly.appraisal.sizes import defect_size
 from anomaly.bundle import Bundle
 from anomaly.data.images import one_line
+from anomaly.data.masks import defect_mask
 from anomaly.errors import DataError, ImageError
-from anomaly.evaluation import defect_mask, refuse_seen
+from anomaly.evaluation import refuse_seen
 from anomaly.inspection.stream import Judged
 from anomaly.models.training import Progress, Silent
 from anomaly.records import Sample

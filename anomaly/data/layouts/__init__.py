@@ -67,11 +67,12 @@ def refuse_leaks(samples: Sequence[Sample]) -> None:
 
 def counts(samples: Sequence[Sample]) -> dict[str, Any]:
     """Photos by split, label and defect type, masks, and groups of the training photos."""
-    train = [sample for sample in samples if sample.split == "train"]
+    train = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     test = [sample for sample in samples if sample.split == "test"]
     types = Counter(s.defect_type or "unnamed" for s in test if s.label == "anomalous")
     return {
         "train": len(train),
+        "train_defective": sum(s.split == "train" and s.label == "anomalous" for s in samples),
         "train_groups": len({sample.group for sample in train if sample.group is not None}),
         "test": len(test),
         "test_normal": sum(sample.label == "normal" for sample in test),
@@ -85,6 +86,8 @@ def describe(samples: Sequence[Sample]) -> str:
     """One sentence on what was found, to print before work starts."""
     n = counts(samples)
     text = f"training: {n['train']} good"
+    if n["train_defective"]:
+        text += f", {n['train_defective']} defective"
     if n["train_groups"]:
         text += f" (groups: {n['train_groups']})"
     text += f"; test: {n['test_normal']} normal, {n['test_anomalous']} anomalous"

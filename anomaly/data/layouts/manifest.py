@@ -28,7 +28,7 @@ class Manifest:
     """A CSV file with a column path and, as known, split, label, mask, group and defect_type.
 
     Paths are relative to the file's folder and stay inside it. Split is train where it is not given,
-    label normal. Other columns are ignored.
+    label normal. Other columns are ignored. A defective training photo needs a mask.
     """
 
     def detects(self, path: Path) -> bool:
@@ -107,8 +107,13 @@ def _sample(file: Path, line: int, row: Mapping[str, str]) -> Sample:
     label = LABELS.get(row["label"].lower())
     if label is None:
         raise _error(file, line, f"unknown label {row['label']!r}: use normal or anomalous")
-    if split == "train" and label == "anomalous":
-        raise _error(file, line, "training uses good photos only: set split to test or remove the row")
+    if split == "train" and label == "anomalous" and not row["mask"]:
+        raise _error(
+            file,
+            line,
+            "training uses good photos only, and defective ones where a mask shows the defect: give the "
+            "mask, set split to test or remove the row",
+        )
     defect_type = row["defect_type"] or None
     if label == "normal" and defect_type is not None:
         if LABELS.get(defect_type.lower()) != "normal":
