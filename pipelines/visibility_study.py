@@ -17,11 +17,12 @@ import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from anomaly.cli.terminal import TerminalProgress, say
 from anomaly.config import RunConfig
-from anomaly.detector import Detector, use_threads
+from anomaly.detector import Detector, Photo, use_threads
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.models.training import Progress
 from anomaly.probes import chosen
@@ -33,6 +34,7 @@ from anomaly.visibility.measure import FUSED
 from pipelines.dials.agreement import EMBEDDING, summary
 from pipelines.dials.page import report
 from pipelines.dials.sets import SETS, load, shown
+from pipelines.dials.twins import drawn
 
 GOOD, PROBED, MAGNITUDES = 60, 4, 3
 CHEAP = (
@@ -108,7 +110,8 @@ class Cells:
         folder = options.out / name
         photos = prepare(samples, config, folder / "photos", GOOD, progress)
         self.name = name
-        self.test, self.sizes = shown(samples, photos.geometry, folder / "test")
+        self.test, self.catalogue = shown(samples, photos.geometry, folder / "test")
+        self.held_out = photos.held_out
         probes = tuple(one.name for one in chosen())
         cells = grid(
             photos.config,
@@ -134,19 +137,33 @@ class Cells:
         ]
 
     def real_scores(self, detector: Detector) -> dict[str, Any]:
-        """Scores of each test photo with its type and place, and the sizes of the types' defects."""
-        rows = []
-        for sample in self.test:
-            scores = detector.score(detector.read(sample.path))
-            rows.append(
+        """Scores of each test photo with its type and place, of drawn twins of each type's defects and of the
+        photos these are drawn on, untouched, and the median size of the type's defects."""
+        stands_for = SETS[self.name].stands_for
+        photos = [detector.read(sample.path) for sample in self.held_out]
+        described = [(kind, known) for kind, known in self.catalogue.items() if known]
+        return {
+            "photos": [
                 {
                     "type": sample.defect_type if sample.label == "anomalous" else None,
                     "place": sample.group or sample.path.stem,
-                    EMBEDDING: scores.branch_scores[EMBEDDING],
-                    FUSED: scores.image_score,
+                    **_scored(detector, detector.read(sample.path)),
                 }
-            )
-        return {"photos": rows, "sizes": self.sizes}
+                for sample in self.test
+            ],
+            "untouched": [_scored(detector, photo) for photo in photos],
+            "twins": {
+                kind: [_scored(detector, twin) for twin in drawn(photos, probe, self.catalogue.get(kind, ()))]
+                for kind, probe in stands_for.items()
+            },
+            "sizes": {kind: median(one.size for one in known) for kind, known in described},
+            "contrasts": {kind: median(one.contrast for one in known) for kind, known in described},
+        }
+
+
+def _scored(detector: Detector, photo: Photo) -> dict[str, float]:
+    scores = detector.score(photo)
+    return {EMBEDDING: scores.branch_scores[EMBEDDING], FUSED: scores.image_score}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from anomaly.quality.paired import delong_test
 from pipelines.dials.agreement import PREDICTIONS, at_size, summary
 from pipelines.dials.page import report
 from pipelines.dials.sets import SETS
+from pipelines.dials.twins import LEAST, ROUNDS, Known, described, drawn
 from pipelines.visibility_study import main
 
 GOOD, BAD = 40, 40
@@ -42,7 +43,13 @@ def cells(defect: list[list[float]], visible: list[float], normal: list[float]) 
                     name: {"crack": [0.5, 0.5 + seen / 2, 1.0]} for name in ("embedding", "fused")
                 },
                 "suppression_by_scorer": {name: 1 - seen for name in ("embedding", "fused")},
-                "more": {"photos": photos, "sizes": {"defect": 32.0}},
+                "more": {
+                    "photos": photos, "sizes": {"defect": 32.0},
+                    "untouched": [{"embedding": i, "fused": i} for i in range(10)],
+                    "twins": {
+                        "defect": [{"embedding": 10 * seen + i, "fused": 10 * seen + i} for i in range(10)]
+                    },
+                },
             }
         )  # fmt: skip
     return out
@@ -125,6 +132,38 @@ def test_every_set_has_a_probe_for_each_of_its_types_that_exists() -> None:
 
     assert len(SETS) >= 3
     assert {probe for one in SETS.values() for probe in one.stands_for.values()} <= set(PROBES.names())
+
+
+def test_a_catalogue_tells_size_and_contrast_at_the_working_size() -> None:
+    rng = np.random.default_rng(0)
+    photo = np.clip(120 + rng.normal(0, 6, (200, 200, 1)) + np.zeros(3), 0, 255).astype(np.uint8)
+    mask = np.zeros((200, 200), bool)
+    mask[80:120, 60:100] = True
+    photo[mask] -= 30
+    known = described(photo, mask, photo)
+    assert known is not None
+    assert known.size == pytest.approx(40 * 2**0.5, abs=1)
+    assert known.contrast == pytest.approx(30, abs=1)
+    half = described(photo, mask, photo[::2, ::2])
+    assert half is not None and half.size == pytest.approx(known.size / 2, abs=0.5)
+    assert half.contrast == pytest.approx(30, abs=2)
+    faint = described(np.full_like(photo, 90), mask, np.full_like(photo, 90))
+    assert faint is not None and faint.contrast == LEAST
+    assert described(photo, np.zeros_like(mask), photo) is None
+
+
+def test_twins_are_as_large_and_as_faint_as_the_catalogue_says() -> None:
+    photos = [np.full((128, 128, 3), 128, np.uint8)] * 3
+    twins = list(drawn(photos, "spot", [Known(10, 20), Known(40, 5)]))
+    assert len(twins) == ROUNDS * len(photos)
+    changes = [np.abs(twin.astype(int) - 128).max(axis=2) for twin in twins]
+    assert [int(change.max()) for change in changes] == [20, 5] * 3
+    areas = [np.count_nonzero(change) for change in changes]
+    assert max(areas[::2]) < 120 < 600 < min(areas[1::2])
+    assert not (twins[0] == twins[4]).all()
+    faded = [np.linspace(0, 255, 128 * 128 * 3).reshape(128, 128, 3).astype(np.uint8)]
+    spreads = [float(twin.std()) for twin in drawn(faded, "fade", [])]
+    assert spreads[0] > spreads[1]
 
 
 def test_sets_that_are_not_there_are_named(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from anomaly.metrics import image_auroc
 from anomaly.probes import PROBES
@@ -42,9 +42,16 @@ class Point:
     """The same at the size of the type's defects, between magnitudes on a log scale."""
     mean: float
     """Mean visibility over all probes: 1 minus the suppression index."""
+    twins: float
+    """AUROC of drawn twins of the type's defects against untouched held-out photos."""
 
 
-PREDICTIONS = {"standing": "its probe", "at_size": "at its size", "mean": "all probes"}
+PREDICTIONS = {
+    "standing": "its probe",
+    "at_size": "at its size",
+    "mean": "all probes",
+    "twins": "drawn twins",
+}
 """What is held against the AUROC of a type."""
 
 
@@ -55,6 +62,7 @@ def dials_of(result: Result) -> Dials:
 def points_of(name: str, result: Result) -> list[Point]:
     """All points of one cell. Types for which no probe stands, or whose probe does not show, are left out."""
     photos, sizes = result["more"]["photos"], result["more"]["sizes"]
+    twins, untouched = result["more"]["twins"], result["more"]["untouched"]
     out = []
     for kind, probe in SETS[name].stands_for.items():
         shown = [photo for photo in photos if photo["type"] in (None, kind)]
@@ -62,7 +70,8 @@ def points_of(name: str, result: Result) -> list[Point]:
         for scorer in SCORERS:
             auroc = image_auroc([photo[scorer] for photo in shown], labels)
             seen = result["visibility_by_scorer"][scorer].get(probe)
-            if auroc is None or seen is None:
+            predicted = _auroc(untouched, twins.get(kind, []), scorer)
+            if auroc is None or seen is None or predicted is None:
                 continue
             levels = result["magnitudes"][probe], result["auroc_by_scorer"][scorer][probe]
             sized = kind in sizes and PROBES.get(probe).unit == "px"
@@ -78,9 +87,16 @@ def points_of(name: str, result: Result) -> list[Point]:
                     seen,
                     at_size(sizes[kind], *levels) if sized else seen,
                     1 - result["suppression_by_scorer"][scorer],
+                    predicted,
                 )
             )
     return out
+
+
+def _auroc(untouched: list[Result], changed: list[Result], scorer: str) -> float | None:
+    """AUROC of the scores of changed photos against those of untouched ones."""
+    labels = np.repeat([False, True], [len(untouched), len(changed)])
+    return image_auroc([row[scorer] for row in (*untouched, *changed)], labels)
 
 
 def at_size(size: float, magnitudes: Sequence[float], aurocs: Sequence[float]) -> float:
@@ -100,6 +116,9 @@ def summary(found: dict[str, list[Result]]) -> dict[str, Any]:
             }
             for scorer in SCORERS
         },
+        "twins, mean error of AUROC": {
+            scorer: _mean(abs(p.twins - p.auroc) for p in points if p.scorer == scorer) for scorer in SCORERS
+        },
         "margins": {scorer: margins(found, scorer, dials_of) for scorer in SCORERS},
         "points": [asdict(point) for point in points],
     }
@@ -113,14 +132,20 @@ def _correlations(points: list[Point], key: str) -> dict[str, Any]:
     by_model = [_mean_of(group, key) for group in models]
     within_sets = {name: _rank([m for m in by_model if m[0] == name]) for name, *_ in by_model}
     within_types = {" ".join((g[0].set, g[0].type)): _rank(_pairs(g, key)) for g in kinds}
+    known = [value for value in within_types.values() if value is not None]
     between = [_mean_of(group, key) for group in kinds]
     return {
         "all points": _rank(_pairs(points, key)),
-        "all points, 95 %": _interval([_pairs(group, key) for group in kinds]),
+        "all points, 95 %": _interval(
+            [_pairs(group, key) for group in kinds],
+            lambda drawn: _rank([pair for group in drawn for pair in group]),
+        ),
         "between types, mean over models": _rank(between),
+        "between types, 95 %": _interval(between, _rank),
         "between models of a set, mean over its types": within_sets,
         "between models, for one type": within_types,
-        "between models, for one type, mean": _mean(within_types.values()),
+        "between models, for one type, mean": _mean(known),
+        "between models, mean, 95 %": _interval(known, _mean),
     }
 
 
@@ -149,19 +174,22 @@ def _rank(pairs: Sequence[Pair]) -> float | None:
     x: NDArray[np.float64] = np.array([pair[1:] for pair in pairs]).reshape(-1, 2)
     if len(x) < 3 or (np.ptp(x, axis=0) == 0).any():
         return None
-    return float(spearmanr(x[:, 0], x[:, 1]).statistic)
+    return float(np.corrcoef(rankdata(x, axis=0).T)[0, 1])
 
 
-def _interval(kinds: list[list[Pair]]) -> tuple[float, float] | None:
-    """95 % of a bootstrap that draws whole defect types, for models of one type are no independent points."""
-    if len(kinds) < 3:
+def _interval(
+    of_types: Sequence[Any], value: Callable[[list[Any]], float | None]
+) -> tuple[float, float] | None:
+    """95 % of a bootstrap of `value` that draws whole defect types: models of one type, and scores on the
+    same photos, are no independent points."""
+    if len(of_types) < 3:
         return None
     rng = np.random.default_rng(0)
-    drawn = [
-        _rank([pair for i in rng.integers(len(kinds), size=len(kinds)) for pair in kinds[i]])
-        for _ in range(DRAWS)
-    ]
-    known = [value for value in drawn if value is not None]
+    draws = rng.integers(len(of_types), size=(DRAWS, len(of_types)))
+    drawn = [value([of_types[i] for i in rows]) for rows in draws]
+    known = [one for one in drawn if one is not None]
+    if not known:
+        return None
     low, high = np.quantile(known, [0.025, 0.975])
     return float(low), float(high)
 

@@ -19,9 +19,9 @@ from anomaly.study.choice import recommend, summarise
 DRAWS = 2000
 Floats = NDArray[np.float64]
 Result = dict[str, Any]
-AGAINST = ("default", "least visible", "worst", "best")
-"""The fixed dials; the cell of highest suppression index, named without a look at defects; the cells of
-lowest and highest AUROC on the defects, which chance has helped to choose."""
+AGAINST = ("default", "most visible", "least visible", "worst", "best")
+"""The fixed dials; the cells of lowest and highest suppression index, named without a look at defects; the
+cells of lowest and highest AUROC on the defects, which chance has helped to choose."""
 
 
 def margins(
@@ -51,6 +51,7 @@ def margins(
         chosen = recommend(summarise(results), fixed, config.calibration.target_fpr).best.dials
         others = {
             "default": fixed if fixed in real else None,
+            "most visible": min(index, key=lambda dials: (index[dials], dials)),
             "least visible": max(index, key=lambda dials: (index[dials], dials)),
             "worst": min(real, key=lambda dials: real[dials][0]),
             "best": max(real, key=lambda dials: real[dials][0]),

@@ -14,13 +14,14 @@ from pipelines.dials.agreement import EMBEDDING, PREDICTIONS, dials_of
 from pipelines.dials.margins import AGAINST
 from pipelines.dials.sets import DEFECTIVE, NORMAL, SETS
 
+VISIBLE = "visibility of the probe that stands for the type"
 LEAST = 0.05
 """Difference that takes the whole range of shades, at least."""
 
 
 def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> FiledReport:
     """`result` is the summary of `found`, set -> results of its cells."""
-    told = result["spearman"][FUSED][PREDICTIONS["standing"]]
+    told = result["spearman"][FUSED][PREDICTIONS["twins"]]
     pooled = told["all points"]
     answer = "cannot be told" if pooled is None else f"{pooled:.2f} over all points"
     mean = told["between models, for one type, mean"]
@@ -29,21 +30,23 @@ def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> Fi
     return FiledReport(
         title="Predicted visibility against real defects",
         subject=", ".join(found),
-        answer=f"Rank correlation of predicted visibility and AUROC on real defects: {answer}.",
+        answer=f"Rank correlation of the AUROC of drawn twins and of real defects, fused score: {answer}.",
         asked=[
             "Do probes on good photos predict which real defects a model sees?",
             "Are the dials that they recommend better on real defects than others?",
         ],
         data=[
             {f"cells, {name}": count for name, count in result["cells"].items()},
-            f"At most {NORMAL} normal and {DEFECTIVE} defective test photos of each set.",
+            f"At most {NORMAL} normal test photos of each set and {DEFECTIVE} defective ones of each type. "
+            "What is known of sizes and contrasts comes from other photos, which no model was shown.",
         ],
         method=[
             "Each point is one defect type under one setting of the dials. Spearman's rank correlation; "
             "intervals are 95 %, over defect types drawn again for correlations, over photos for margins.",
-            "Three predictions are held against the AUROC of a type: the visibility of the probe that stands "
-            "for it (its probe), the same at the median size of the type's defects (at its size), and the "
-            "mean visibility of the model (all probes).",
+            "Four predictions are held against the AUROC of a type: the visibility of the probe that stands "
+            "for it (its probe), the same at the median size of the type's defects (at its size), the mean "
+            "visibility of the model (all probes), and the AUROC of that probe drawn as large and as faint "
+            "as the type's defects are (drawn twins).",
             Table(
                 ["set", "defect type", "probe that stands for it"],
                 [[name, kind, probe] for name in found for kind, probe in SETS[name].stands_for.items()],
@@ -54,8 +57,14 @@ def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> Fi
                 Section(
                     f"{scorer} score",
                     [
-                        _scatter(result["points"], scorer, "standing", "mean over magnitudes"),
-                        _scatter(result["points"], scorer, "at_size", "at the size of the type's defects"),
+                        *(
+                            _scatter(result["points"], scorer, key, label)
+                            for key, label in (
+                                ("twins", "AUROC of drawn twins of the type's defects"),
+                                ("standing", f"{VISIBLE}, mean over magnitudes"),
+                                ("at_size", f"{VISIBLE}, at the size of the type's defects"),
+                            )
+                        ),
                         _ranks(result["spearman"][scorer]),
                     ],
                 )
@@ -66,6 +75,7 @@ def report(found: dict[str, list[dict[str, Any]]], result: dict[str, Any]) -> Fi
         ],
         limits=[
             "Short training and few photos: an AUROC from ten defects has a standard error of up to .1.",
+            "A probe is drawn: it has the size and the contrast of a defect, not its look.",
             "The worst and the best cell were found on the very photos that tell their margins, which makes "
             "these larger than they would be on others. The least visible cell was named by probes.",
         ],
@@ -81,7 +91,7 @@ def _scatter(points: list[dict[str, Any]], scorer: str, key: str, label: str) ->
     lowest = min(point["auroc"] for point in of)
     return line_chart(
         [],
-        x_label=f"visibility of the probe that stands for the type, {label}",
+        x_label=label,
         y_label="AUROC on real defects",
         y_range=(min(0.5, lowest), 1.0),
         points=dots,

@@ -1,8 +1,8 @@
 """The real sets of the visibility study: what is taken from each, and which probe stands for which defect.
 
 All of it was fixed before any model of the study had seen a defect. The probe of a type is the one whose
-description reads most like the type's; the size of a type comes from its masks, as an engineer would know it
-from a catalogue of defects.
+description reads most like the type's; sizes and contrasts of a type come from the masks of photos that no
+model is shown, as an engineer would know them from a catalogue of defects.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import cv2
 import numpy as np
 
-from anomaly.appraisal.sizes import defect_size
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image
 from anomaly.data.layouts import read_samples
 from anomaly.errors import DataError
 from anomaly.evaluation import defect_mask
 from anomaly.records import Sample
+from pipelines.dials.twins import Known, described
 
-NORMAL, DEFECTIVE = 32, 48
-"""Test photos of a set, at most; the defective ones are shared out among its types."""
+NORMAL, DEFECTIVE = 40, 16
+"""Normal test photos of a set, and defective ones of each type, at most."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +74,34 @@ def load(name: str) -> list[Sample]:
 
 def shown(
     samples: Sequence[Sample], geometry: Geometry, folder: Path
-) -> tuple[list[Sample], dict[str, float]]:
-    """(test photos, written to `folder` at their working size; defect type -> median size of its defects,
-    their longest extent in working px)."""
+) -> tuple[list[Sample], dict[str, list[Known]]]:
+    """(test photos, written to `folder` at their working size; defect type -> its catalogue).
+
+    Every other photo of a type may be shown to models; the rest, which no model sees, tell how large and how
+    faint the defects of the type are.
+    """
     test = [sample for sample in samples if sample.split == "test"]
     kinds = sorted({sample.defect_type or "" for sample in test if sample.label == "anomalous"})
     chosen = _spread([sample for sample in test if sample.label == "normal"], NORMAL)
+    catalogue = dict[str, list[Known]]()
     for kind in kinds:
-        chosen += _spread([one for one in test if one.defect_type == kind], DEFECTIVE // len(kinds))
+        of_kind = [one for one in test if one.defect_type == kind]
+        chosen += _spread(of_kind[::2], DEFECTIVE)
+        found = [_described(sample, geometry) for sample in _spread(of_kind[1::2], DEFECTIVE)]
+        catalogue[kind] = [one for one in found if one is not None]
     folder.mkdir(parents=True, exist_ok=True)
-    written, sizes = [], dict[str, list[float]]()
+    written = []
     for index, sample in enumerate(chosen):
-        photo = read_image(sample.path)
-        working = geometry.working(photo)
         path = folder / f"{index:05d}.png"
-        cv2.imwrite(str(path), working[:, :, ::-1])
+        cv2.imwrite(str(path), geometry.working(read_image(sample.path))[:, :, ::-1])
         written.append(replace(sample, path=path, mask=None))
-        mask = defect_mask(sample, photo.shape[:2])
-        size = None if mask is None else defect_size(mask, "length")
-        if size is not None:
-            scale = float(np.sqrt(np.prod(working.shape[:2]) / np.prod(photo.shape[:2])))
-            sizes.setdefault(sample.defect_type or "", []).append(scale * size)
-    return written, {kind: median(found) for kind, found in sizes.items()}
+    return written, catalogue
+
+
+def _described(sample: Sample, geometry: Geometry) -> Known | None:
+    photo = read_image(sample.path)
+    mask = defect_mask(sample, photo.shape[:2])
+    return None if mask is None else described(photo, mask, geometry.working(photo))
 
 
 def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
