@@ -40,7 +40,8 @@ def test_the_least_suppression_is_recommended_with_its_uncertainty() -> None:
     results = [cell(0.3, 0, 0.40), cell(0.3, 1, 0.44), cell(0.1, 0, 0.30), cell(0.1, 1, 0.32)]
     choice = recommend(summarise(results), FIXED, 0.05)
     assert choice.best.dials == Dials(0.1, 128, 0.1) and choice.fixed is not None
-    assert choice.best.index == pytest.approx(0.31) and choice.best.error == pytest.approx(0.01)
+    assert choice.best.index == pytest.approx(0.31)
+    assert choice.best.error == pytest.approx(np.hypot(0.01, 0.2 / 3.92))  # over seeds and over photos
     assert "0.310, against 0.420" in choice.reason and "Among 2 seeds it comes first in 2" in choice.reason
     assert "Overkill on held-out normal photos is 5.0%" in choice.reason
 
@@ -52,6 +53,21 @@ def test_the_configured_dials_stay_where_the_gain_is_within_its_error() -> None:
     assert "no setting is better than the configured one" in choice.reason
     one_seed = recommend(summarise([cell(0.3, 0, 0.40), cell(0.1, 0, 0.37)]), FIXED, 0.05)
     assert one_seed.best.dials == FIXED and one_seed.best.error == pytest.approx(0.2 / 3.92)
+
+
+def test_with_one_seed_settings_are_compared_on_the_same_photos() -> None:
+    """Each index hangs on the photos by more than the gain; the gain itself does not."""
+    each = [0.36, 0.44, 0.40, 0.40]
+    fixed = cell(0.3, 0, 0.40) | {"suppression_without_each": each}
+    better = cell(0.1, 0, 0.37) | {"suppression_without_each": [value - 0.03 for value in each]}
+    choice = recommend(summarise([fixed, better]), FIXED, 0.05)
+    assert choice.best.dials.augmentation_strength == 0.1
+    assert "the standard error of the difference is 0.000" in choice.reason
+    other = cell(0.1, 0, 0.37) | {"suppression_without_each": [0.44, 0.36, 0.34, 0.34]}
+    apart = np.subtract(each, [0.44, 0.36, 0.34, 0.34])
+    error = np.sqrt(3 / 4 * np.square(apart - apart.mean()).sum())
+    choice = recommend(summarise([fixed, other]), FIXED, 0.05)
+    assert choice.best.dials == FIXED and f"a standard error of {error:.3f}" in choice.reason
 
 
 def test_settings_that_call_good_photos_anomalous_are_left_out() -> None:

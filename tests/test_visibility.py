@@ -99,6 +99,20 @@ def test_a_scorer_of_brightness_sees_brightness_and_is_blind_to_the_rest() -> No
     assert views["brighten"]["nothing"].auroc == (0.5, 0.5, 0.5)
     assert views["mirror"]["fused"].visibility < 0.4
     assert found.index("nothing") == 1 and 0.3 < found.index() < 0.9
+    fewer = replace(
+        found,
+        untouched={name: values[1:] for name, values in found.untouched.items()},
+        graded=[
+            replace(
+                one,
+                seen={
+                    n: seen(found.untouched[n][1:], v[:, 1:], one.magnitudes) for n, v in one.scores.items()
+                },
+            )
+            for one in found.graded
+        ],
+    )
+    assert found.without_each("light")[0] == pytest.approx(fewer.index("light")) != found.index("light")
     again = measure(OneBranch(), photos, probes, most_magnitudes=3)
     assert again.index() == found.index()
     assert "does not see" in answer(found) and "mirror" in answer(found)
@@ -128,6 +142,8 @@ def test_the_command_reports_what_the_model_sees(
     assert set(found["scorers"]) == {"reconstruction", "embedding", "fused"}
     spot = found["probes"]["spot"]
     assert spot["magnitudes"] == [4, 8, 14, 24, 40] and spot["unit"] == "px" and spot["contrast"] == 40
+    assert spot["magnitudes_mm"] == pytest.approx([0.4, 0.8, 1.4, 2.4, 4])
+    assert "magnitudes_mm" not in found["probes"]["brighten"]
     assert spot["scorers"]["fused"]["auroc"][-1] == 1
     assert 0 <= found["suppression_index"] <= 1
     page = (tmp_path / "out/report.html").read_text()

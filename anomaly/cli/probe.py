@@ -58,7 +58,12 @@ def command(
     report = visibility_report(
         bundle, measured, pictures, names, seed=seed, mm_per_pixel=mm_per_pixel, left_out=left_out
     )
-    found = {**figures(measured), "seed": seed, "model": str(model), "model_hash": bundle.model_hash}
+    found = {
+        **figures(measured, mm_per_pixel),
+        "seed": seed,
+        "model": str(model),
+        "model_hash": bundle.model_hash,
+    }
     page = file_report(out, report, found)
     if track_:
         track(bundle, metrics(measured), page, file="visibility.html")

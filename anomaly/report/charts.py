@@ -206,15 +206,20 @@ def heat_table(
     corner: str = "",
     digits: int = 3,
     legend: str = "",
+    under: Sequence[Sequence[str]] | None = None,
 ) -> Markup:
     """(R, C) numbers as a table, each cell shaded from `low` (plain) to `high` (strong); NaN is a dash.
 
-    `corner` names rows and columns; `legend` names the value, and adds a key to the shades.
+    `corner` names rows and columns; `legend` names the value, and adds a key to the shades. `under` are
+    small words below each number, such as its interval.
     """
     head = "".join(f'<th scope="col" class="num">{escape(column)}</th>' for column in columns)
     body = []
-    for name, cells in zip(rows, np.asarray(values, np.float64), strict=True):
-        shaded = "".join(_heat_cell(float(cell), low, high, digits) for cell in cells)
+    below = under or [[""] * len(columns)] * len(rows)
+    for name, cells, words in zip(rows, np.asarray(values, np.float64), below, strict=True):
+        shaded = "".join(
+            _heat_cell(float(cell), low, high, digits, word) for cell, word in zip(cells, words, strict=True)
+        )
         body.append(f'<tr><th scope="row">{escape(name)}</th>{shaded}</tr>')
     key = ""
     if legend:
@@ -228,11 +233,12 @@ def heat_table(
     )
 
 
-def _heat_cell(value: float, low: float, high: float, digits: int) -> str:
+def _heat_cell(value: float, low: float, high: float, digits: int, under: str) -> str:
     if math.isnan(value):
         return '<td class="num">\N{EN DASH}</td>'
     strength = min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.0
-    return f'<td class="num" style="--heat:{strength:.2f}">{value:.{digits}f}</td>'
+    small = f"<small>{escape(under)}</small>" if under else ""
+    return f'<td class="num" style="--heat:{strength:.2f}">{value:.{digits}f}{small}</td>'
 
 
 def _chart(

@@ -92,6 +92,7 @@ def _found(task: Task, result: FitResult, snapshots: Snapshots, progress: Progre
         "seed": task.cell.seed,
         "suppression_index": measured.index(),
         "suppression_interval": measured.interval(),
+        "suppression_without_each": measured.without_each() if len(measured.untouched[FUSED]) > 2 else [],
         "suppression_by_scorer": {name: measured.index(name) for name in measured.scorers},
         "visibility": {graded.probe.name: graded.seen[FUSED].visibility for graded in measured.graded},
         "visibility_by_scorer": {

@@ -21,9 +21,11 @@ class Summary:
     dials: Dials
     by_seed: dict[int, float]
     """Seed -> suppression index."""
+    without_each: tuple[float, ...]
+    """The index with each probed photo left out, mean over seeds; empty where that is unknown."""
     index: float
     error: float
-    """Standard error of `index`: over seeds, or over photos where there is one seed."""
+    """Standard error of `index`, over seeds and photos."""
     overkill: float
     """Share of held-out normal photos above the threshold, mean over seeds."""
     overkill_interval: tuple[float, float]
@@ -54,7 +56,7 @@ def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> 
     """The setting of least suppression among those whose overkill is not shown to exceed `target_fpr`.
 
     The configured dials stay where no other setting is better by more than the standard error of the
-    difference, which is taken between the same seeds.
+    difference, which is taken between the same seeds and the same photos.
     """
     steady = [one for one in summaries if one.overkill_interval[0] <= target_fpr]
     least = min(one.overkill for one in summaries)
@@ -102,14 +104,15 @@ def _summary(dials: Dials, results: Sequence[Result]) -> Summary:
     values = {int(found["seed"]): float(found["suppression_index"]) for found in results}
     photos = int(results[0]["held_out"])
     overkill = float(np.mean([found["overkill"] for found in results]))
-    if len(values) > 1:
-        error = float(np.std(list(values.values()), ddof=1) / np.sqrt(len(values)))
-    else:
-        low, high = results[0]["suppression_interval"]
-        error = (high - low) / (2 * 1.96)
+    low, high = np.mean([found["suppression_interval"] for found in results], axis=0)
+    over_photos = float(high - low) / (2 * 1.96)
+    error = float(np.hypot(_seed_error(list(values.values())), over_photos))
+    each = [found.get("suppression_without_each") or () for found in results]
+    known = all(each) and len({len(one) for one in each}) == 1
     return Summary(
         dials,
         values,
+        tuple(np.mean(each, axis=0).tolist()) if known else (),
         float(np.mean(list(values.values()))),
         error,
         overkill / photos,
@@ -121,7 +124,16 @@ def _summary(dials: Dials, results: Sequence[Result]) -> Summary:
 def _difference(now: Summary, best: Summary) -> tuple[float, float]:
     """By how much `best` suppresses less, and the standard error of that."""
     both = sorted(set(now.by_seed) & set(best.by_seed))
-    gains = np.array([now.by_seed[seed] - best.by_seed[seed] for seed in both])
-    if len(gains) > 1:
-        return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
-    return now.index - best.index, best.error
+    gains = [now.by_seed[seed] - best.by_seed[seed] for seed in both]
+    gain = float(np.mean(gains)) if gains else now.index - best.index
+    if now.without_each and len(now.without_each) == len(best.without_each):
+        apart = np.subtract(now.without_each, best.without_each)
+        over_photos = float(np.sqrt((len(apart) - 1) * np.var(apart)))  # the jackknife's
+    else:
+        over_photos = 0.0 if len(gains) > 1 else best.error
+    return gain, float(np.hypot(_seed_error(gains), over_photos))
+
+
+def _seed_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of `values`, one for each seed; 0 where there is one."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

@@ -93,14 +93,26 @@ def study_report(studied: Studied, subject: str, data: str, config_path: str) ->
             Section(
                 "suppression index",
                 [
-                    *_surfaces(studied, lambda one: one.index, "mean over seeds", 3),
+                    *_surfaces(
+                        studied,
+                        lambda one: one.index,
+                        "suppression index, mean over seeds, with its standard error",
+                        3,
+                        lambda one: f"\N{PLUS-MINUS SIGN} {one.error:.3f}",
+                    ),
                     *_lines(studied),
                 ],
             ),
             Section(
                 "steadiness on normal photos",
                 [
-                    *_surfaces(studied, lambda one: one.overkill, "overkill on held-out photos", 3),
+                    *_surfaces(
+                        studied,
+                        lambda one: one.overkill,
+                        "overkill on held-out photos, with its 95 % interval",
+                        3,
+                        lambda one: "{:.2f} to {:.2f}".format(*one.overkill_interval),
+                    ),
                     *_surfaces(
                         studied, lambda one: one.steadiness, "AUROC of held-out against calibration photos", 2
                     ),
@@ -136,8 +148,14 @@ def _reconstruction(studied: Studied) -> dict[str, Any] | None:
     return reconstruction_reading(studied.photos, getattr(options, "bottleneck", 32))
 
 
-def _surfaces(studied: Studied, value: Callable[[Summary], float], legend: str, digits: int) -> list[Markup]:
-    """A table of strengths by sizes for each temperature."""
+def _surfaces(
+    studied: Studied,
+    value: Callable[[Summary], float],
+    legend: str,
+    digits: int,
+    words: Callable[[Summary], str] = lambda one: "",
+) -> list[Markup]:
+    """A table of strengths by sizes for each temperature; `words` stand below the value."""
     found = {one.dials: value(one) for one in studied.summaries}
     strengths = sorted({dials.augmentation_strength for dials in found})
     sizes = sorted({dials.embedding_size for dials in found})
@@ -149,6 +167,11 @@ def _surfaces(studied: Studied, value: Callable[[Summary], float], legend: str, 
         by_place = {
             (d.augmentation_strength, d.embedding_size): v for d, v in found.items() if d.loss == loss
         }
+        below = {
+            (one.dials.augmentation_strength, one.dials.embedding_size): words(one)
+            for one in studied.summaries
+            if one.dials.loss == loss
+        }
         out.append(
             heat_table(
                 [f"{strength:g}" for strength in strengths],
@@ -159,6 +182,7 @@ def _surfaces(studied: Studied, value: Callable[[Summary], float], legend: str, 
                 corner=f"strength ({loss})" if len(losses) > 1 else "strength",
                 digits=digits,
                 legend=legend,
+                under=[[below.get((s, d), "") for d in sizes] for s in strengths],
             )
         )
     return out

@@ -15,7 +15,14 @@ from anomaly.errors import DataError
 from anomaly.models.training import Progress, Silent
 from anomaly.probes import Probe
 from anomaly.probes.scene import Mask
-from anomaly.visibility.index import Interval, Seen, seen, suppression_index, suppression_interval
+from anomaly.visibility.index import (
+    Interval,
+    Seen,
+    seen,
+    suppression_index,
+    suppression_interval,
+    visibility_of,
+)
 
 Floats = NDArray[np.float64]
 FUSED = "fused"
@@ -56,6 +63,19 @@ class Measured:
         """95 % interval of `index`, over photos."""
         changed = {graded.probe.name: graded.scores[scorer] for graded in self.graded}
         return suppression_interval(self.untouched[scorer], changed)
+
+    def without_each(self, scorer: str = FUSED) -> list[float]:
+        """`index` with each photo left out in turn: how much it hangs on single photos. Three or more."""
+        before = self.untouched[scorer]
+        return [
+            suppression_index(
+                [
+                    visibility_of(np.delete(before, i), np.delete(graded.scores[scorer], i, axis=1))
+                    for graded in self.graded
+                ]
+            )
+            for i in range(len(before))
+        ]
 
 
 def measure(

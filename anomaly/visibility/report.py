@@ -28,8 +28,8 @@ FEW = 10
 """Photos below which the report warns."""
 
 
-def figures(measured: Measured) -> dict[str, Any]:
-    """Everything measured, as JSON."""
+def figures(measured: Measured, mm_per_pixel: float | None = None) -> dict[str, Any]:
+    """Everything measured, as JSON; sizes in mm as well where the width of a pixel is known."""
     return {
         "suppression_index": measured.index(),
         "suppression_index_interval": measured.interval(),
@@ -44,6 +44,11 @@ def figures(measured: Measured) -> dict[str, Any]:
                 "unit": graded.probe.unit,
                 "contrast": graded.probe.contrast,
                 "magnitudes": graded.magnitudes,
+                **(
+                    {"magnitudes_mm": [mm_per_pixel * value for value in graded.magnitudes]}
+                    if mm_per_pixel and graded.probe.unit == "px"
+                    else {}
+                ),
                 "scorers": {
                     name: {
                         "visibility": seen.visibility,
@@ -101,7 +106,11 @@ def visibility_report(
                 "note": f"{low:.2f} to {high:.2f}",
             },
             *(
-                {"value": f"{measured.index(name):.2f}", "label": f"{name} alone"}
+                {
+                    "value": f"{measured.index(name):.2f}",
+                    "label": f"{name} alone",
+                    "note": "{:.2f} to {:.2f}".format(*measured.interval(name)),
+                }
                 for name in measured.scorers
                 if name != FUSED
             ),
@@ -126,7 +135,10 @@ def visibility_report(
         ],
         result=[
             *([Section("what to try", tried)] if tried else []),
-            *(Section(f"AUROC of the {_called(name)}", _grid(measured, name)) for name in _order(measured)),
+            *(
+                Section(f"AUROC of the {_called(name)}", _grid(measured, name, mm_per_pixel))
+                for name in _order(measured)
+            ),
             Section("from which magnitude on a probe is seen", [_passing(measured, mm_per_pixel)]),
             Section("examples", _examples(bundle, measured, photos, names, seed)),
         ],
@@ -151,9 +163,14 @@ def _order(measured: Measured) -> list[str]:
     return [FUSED, *(name for name in measured.scorers if name != FUSED)]
 
 
-def _grid(measured: Measured, scorer: str) -> list[Block]:
+def _grid(measured: Measured, scorer: str, mm_per_pixel: float | None) -> list[Block]:
     most = max(len(graded.magnitudes) for graded in measured.graded)
-    rows = [_row_name(graded) for graded in measured.graded]
+    rows = [_row_name(graded, mm_per_pixel) for graded in measured.graded]
+    under = [
+        [f"{low:.2f} to {high:.2f}" for low, high in graded.seen[scorer].intervals]
+        + [""] * (most - len(graded.magnitudes))
+        for graded in measured.graded
+    ]
     values = [
         [*graded.seen[scorer].auroc, *[float("nan")] * (most - len(graded.magnitudes))]
         for graded in measured.graded
@@ -161,15 +178,26 @@ def _grid(measured: Measured, scorer: str) -> list[Block]:
     columns = ["weakest", *(str(k) for k in range(2, most)), "strongest"][:most]
     return [
         heat_table(
-            rows, columns, values, low=0.5, high=1.0, corner="probe and magnitudes", digits=2, legend="AUROC"
+            rows,
+            columns,
+            values,
+            low=0.5,
+            high=1.0,
+            corner="probe and magnitudes",
+            digits=2,
+            legend="AUROC with its 95 % interval",
+            under=under,
         )
     ]
 
 
-def _row_name(graded: Graded) -> str:
+def _row_name(graded: Graded, mm_per_pixel: float | None) -> str:
     levels = ", ".join(f"{value:g}" for value in graded.magnitudes)
     contrast = f" at {graded.probe.contrast:g} grey levels" if graded.probe.contrast else ""
-    return f"{graded.probe.name.replace('_', ' ')}: {levels} {graded.probe.unit}{contrast}"
+    mm = ""
+    if mm_per_pixel and graded.probe.unit == "px":
+        mm = f" ({', '.join(f'{mm_per_pixel * value:.3g}' for value in graded.magnitudes)} mm)"
+    return f"{graded.probe.name.replace('_', ' ')}: {levels} {graded.probe.unit}{mm}{contrast}"
 
 
 def _passing(measured: Measured, mm_per_pixel: float | None) -> Table:
