@@ -119,6 +119,9 @@ def test_a_scorer_of_brightness_sees_brightness_and_is_blind_to_the_rest() -> No
     sentences = "\n".join(remedies(found, RunConfig(), 128))
     assert "mirror: not up to" in sentences
     assert "lower contrastive.augmentation_strength (now 0.3)" in sentences
+    assert "Expect little of it while the backbone is pretrained and frozen" in sentences
+    alone = "\n".join(remedies(found, RunConfig(backbone="none"), 128))
+    assert "lower contrastive.augmentation_strength" in alone and "frozen" not in alone
 
 
 def test_probes_that_change_nothing_do_not_count() -> None:

@@ -8,6 +8,8 @@ from anomaly.visibility.measure import FUSED, Graded, Measured
 BLIND = 0.25
 """Visibility below which a scorer hardly sees a probe, even where its strongest magnitude passes."""
 
+FROZEN = " Expect little of it while the backbone is pretrained and frozen."
+
 
 def answer(measured: Measured) -> str:
     """The result in one sentence."""
@@ -52,10 +54,11 @@ def _remedy(graded: Graded, config: RunConfig, image_size: int) -> str:
             f"small: try fusion.weighting: equal."
         )
     if probe.resembles and contrastive.augmentation_strength > 0:
+        frozen = FROZEN if config.backbone != "none" and not contrastive.fine_tune else ""
         return (
             f"{state}The views that the encoder learns from differ by {listed(list(probe.resembles))}, and "
             f"what views differ in is ignored: try a lower contrastive.augmentation_strength (now "
-            f"{contrastive.augmentation_strength:g}), unless such changes are normal for the product."
+            f"{contrastive.augmentation_strength:g}), unless such changes are normal for the product.{frozen}"
         )
     if probe.kind == "defect":
         return (
