@@ -42,9 +42,10 @@ class ContrastiveConfig(Section):
     embedding_size: Annotated[int, Field(ge=2, le=2048)] = 256
     augmentation_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    supervised_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    supervised_weight: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
     """0 is unsupervised NT-Xent; 1 tells defects from normal patches (supervised contrastive), drawn ones and
-    those of defective training photos with masks; in between both losses are mixed."""
+    those of defective training photos with masks; in between both losses are mixed. auto is 0.5 where the
+    backbone learns from nothing, else 0: see `RunConfig.supervised_weight`."""
     fine_tune: bool = False
     """Train a pretrained backbone as well; one without pretrained weights is always trained."""
     steps: Annotated[int, Field(ge=1)] = 150
@@ -100,6 +101,14 @@ class RunConfig(Section):
     fusion: FusionConfig = FusionConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def supervised_weight(self) -> float:
+        """The weight that `contrastive.supervised_weight` means, in [0, 1]."""
+        weight = self.contrastive.supervised_weight
+        if weight == "auto":
+            return 0.5 if self.backbone == "none" else 0.0
+        return weight
 
     @field_validator("scorers")
     @classmethod

@@ -46,7 +46,11 @@ METHODS = (
         "Bergmann et al. 2019 (SSIM)",
         (*NO_EMBEDDING, "scorers.reconstruction.target=pixels"),
     ),
-    Method("contrastive, unsupervised", "Chen et al. 2020 (NT-Xent)", NO_RECONSTRUCTION),
+    Method(
+        "contrastive, unsupervised",
+        "Chen et al. 2020 (NT-Xent)",
+        (*NO_RECONSTRUCTION, "contrastive.supervised_weight=0"),
+    ),
     Method(
         "contrastive, supervised by synthetic defects",
         "Khosla et al. 2020",

@@ -118,7 +118,7 @@ class Cells:
             [float(part) for part in options.strengths.split(",")],
             [int(part) for part in options.sizes.split(",")],
             [config.contrastive.temperature],
-            [config.contrastive.supervised_weight],
+            [config.supervised_weight],
             options.seeds,
         )
         self.tasks = [

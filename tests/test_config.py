@@ -30,6 +30,21 @@ def test_overrides_win_over_the_file() -> None:
     assert "embedding" in config.scorers
 
 
+@pytest.mark.parametrize(
+    ("overrides", "weight"),
+    [
+        ([], 0.0),
+        (["backbone=none"], 0.5),
+        (["backbone=none", "contrastive.supervised_weight=0"], 0.0),
+        (["contrastive.supervised_weight=0.3"], 0.3),
+    ],
+)
+def test_an_encoder_that_learns_from_nothing_is_supervised_by_default(
+    overrides: list[str], weight: float
+) -> None:
+    assert RunConfig.load(None, overrides).supervised_weight == weight
+
+
 def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
     config = RunConfig.load(None, ["scorers.embedding=null"])
     assert list(config.scorers) == ["reconstruction"]

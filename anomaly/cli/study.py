@@ -52,7 +52,7 @@ def command(
         _numbers("--strengths", strengths),
         _whole("--sizes", sizes),
         [now.temperature] if temperatures is None else _numbers("--temperatures", temperatures),
-        [now.supervised_weight] if weights is None else _numbers("--supervised-weights", weights),
+        [settings.supervised_weight] if weights is None else _numbers("--supervised-weights", weights),
         seeds,
     )
     names = () if probes is None else tuple(name.strip() for name in probes.split(","))

@@ -224,6 +224,7 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             "embedding_size": contrastive.embedding_size,
             **detector.config.flat(),
             "backbone.used": manifest["backbone"],
+            "supervised_weight.used": detector.config.supervised_weight,
             "image.size_used": detector.geometry.image_size,
             **{f"weight.{name}": value for name, value in detector.weights.items()},
         }

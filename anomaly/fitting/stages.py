@@ -209,12 +209,13 @@ class Fit:
         config = self.config
         backbone = self.backbone or build_backbone(config.backbone, seed=config.seed)
         encoder = Encoder(backbone, config.contrastive.embedding_size, config.image.tile_size)
+        contrastive = config.contrastive.model_copy(update={"supervised_weight": config.supervised_weight})
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
                 self.losses["backbone"] = train_backbone(
                     encoder,
                     photos,
-                    config.contrastive,
+                    contrastive,
                     seed=config.seed,
                     checkpoints=self.checkpoints,
                     progress=self.progress,
@@ -230,7 +231,7 @@ class Fit:
             self.losses["contrastive"] = train_projection(
                 encoder,
                 photos,
-                config.contrastive,
+                contrastive,
                 seed=config.seed,
                 checkpoints=self.checkpoints,
                 progress=self.progress,
@@ -294,7 +295,7 @@ class Fit:
 
 def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:
     """The defective training photos among `samples`, where the encoder is to be supervised; else none."""
-    if not config.contrastive.supervised_weight:
+    if not config.supervised_weight:
         return []
     return [sample for sample in samples if sample.split == "train" and sample.label == "anomalous"]
 

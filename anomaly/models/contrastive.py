@@ -50,7 +50,8 @@ def train_projection(
 ) -> list[float]:
     """Train `encoder.projection` over a frozen backbone on `config.views` pairs of views; losses by step.
 
-    `defects` are real ones to learn from, beside drawn ones, where `config.supervised_weight` is above 0.
+    `defects` are real ones to learn from, beside drawn ones, where
+    `config.supervised_weight` is a number above 0.
     """
     rng = np.random.default_rng(step_seed(seed, "views", 0))
     views = ViewMaker(config.augmentation_strength, seed)
@@ -128,9 +129,15 @@ def train_backbone(
 
 def _loss(first: Tensor, second: Tensor, defect: Tensor, config: ContrastiveConfig) -> Tensor:
     """NT-Xent, supervised contrastive, or both, of pairs (N, D) whose patches show a `defect` (N,) or not."""
-    if not config.supervised_weight:
+    weight = _weight(config)
+    if not weight:
         return nt_xent(first, second, config.temperature)
-    return joint_contrastive(first, second, defect, 1 - config.supervised_weight, config.temperature)
+    return joint_contrastive(first, second, defect, 1 - weight, config.temperature)
+
+
+def _weight(config: ContrastiveConfig) -> float:
+    """The weight of the supervised loss; a fit says what auto means for its backbone, here it is none."""
+    return 0.0 if config.supervised_weight == "auto" else config.supervised_weight
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def _two_views(
     left = int(rng.integers(max(photo.shape[1] - crop, 0) + 1))
     cut = photo[top : top + crop, left : left + crop]
     shows = np.zeros(cut.shape[:2], dtype=bool)
-    if config.supervised_weight and rng.random() < 0.5:
+    if _weight(config) and rng.random() < 0.5:
         real = defects and rng.random() < 0.5
         cut, shows = _real_defect(defects, crop, rng) if real else _with_defect(cut, rng)
     (first, seen_first), (second, seen_second) = views.view(cut), views.view(cut)

@@ -145,7 +145,7 @@ def visibility_report(
         limits=[
             "Probes are drawn. They show which changes a model reacts to; they are no sample of the defects "
             "that your line makes.",
-            *([SUPERVISED] if detector.config.contrastive.supervised_weight else []),
+            *([SUPERVISED] if detector.config.supervised_weight else []),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "
