@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ def test_processes_share_the_work_and_train_as_one(ended: tuple[Path, int, str],
     assert losses == pytest.approx(alone, rel=1e-4)
     for name, values in alone_weights.items():
         np.testing.assert_allclose(weights[name], values, atol=1e-3, err_msg=name)
+    losses, given = found["rebuilt"]
+    assert losses == pytest.approx(together.rebuilt()[0], rel=1e-4)
+    assert set(given) == {(3, 2)[number]}
 
 
 def test_a_killed_process_is_told_of_once_and_what_was_trained_is_kept(
@@ -122,7 +126,9 @@ def test_the_documented_fit_makes_the_model_of_one_process(
     assert not (tmp_path / "models/cap.partial").exists()
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs.db'}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own dependencies deprecate each other
+        client = MlflowClient(f"sqlite:///{tmp_path / 'runs.db'}")
     (tracked,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
     assert len(client.get_metric_history(tracked.info.run_id, "loss.reconstruction")) == 20
 

@@ -15,8 +15,11 @@ from torch import nn
 
 from anomaly import distributed
 from anomaly.models import training
+from anomaly.models.autoencoder import FeatureAutoencoder
 from anomaly.models.losses import nt_xent
 from anomaly.models.training import Checkpoints, Progress, Silent, Together, train
+from anomaly.scorers import FitContext
+from anomaly.scorers.reconstruction import Reconstruction
 
 STEPS, KILLED_AT = 12, 7
 
@@ -59,6 +62,26 @@ def trained(folder: Path | None, progress: Progress) -> tuple[list[float], dict[
     return losses, {name: value.tolist() for name, value in network.state_dict().items()}
 
 
+def rebuilt() -> tuple[list[float], list[int]]:
+    """Losses of a small autoencoder on batches of 5, and how many rows its encoder was given each time."""
+    generator, given = torch.Generator().manual_seed(2), []
+    maps = [3 * torch.randn(6, 20, 18, generator=generator) for _ in range(4)]
+    options = {"steps": 6, "batch_size": 5, "bottleneck": 3, "variational": 0.1}
+    encode = FeatureAutoencoder.encode
+
+    def counted(network: FeatureAutoencoder, values: torch.Tensor) -> torch.Tensor:
+        given.append(len(values))
+        return encode(network, values)
+
+    context = FitContext(seed=1)
+    with (
+        patch.object(training, "has_bfloat16", lambda: False),
+        patch.object(FeatureAutoencoder, "encode", counted),
+    ):
+        Reconstruction(Reconstruction.Config(**options)).fit(maps, context)
+    return context.losses["reconstruction"], given
+
+
 def failing(item: int) -> int:
     if item == 3:
         raise ValueError("item 3")
@@ -91,7 +114,7 @@ def main(folder: Path) -> None:
     """Leave in `folder` what each process found, and the checkpoints of a training that loses a process."""
     training.SAVE_EVERY = 0.0
     with distributed.joined() as first:
-        found = {"shared": shared(), "trained": trained(None, Silent())}
+        found = {"shared": shared(), "trained": trained(None, Silent()), "rebuilt": rebuilt()}
         (folder / f"{distributed.rank()}.json").write_text(json.dumps(found))
         trained(folder if first else None, KilledAt(KILLED_AT))
 

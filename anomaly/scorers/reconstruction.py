@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from anomaly import distributed
 from anomaly.config import Section
 from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder, sampled
 from anomaly.models.losses import l1_ssim_loss, ssim_map
@@ -61,12 +62,12 @@ class Reconstruction(Scorer[ReconstructionOptions]):
             clean = torch.stack(list(crops(maps, size, options.batch_size, generator)))
             seen = clean + noise * torch.randn(clean.shape, generator=generator)
             seen = seen * _kept(clean, PixelAutoencoder.stride if pixels else 2, options.masked, generator)
-            code = self.network.encode(seen)
+            code = distributed.rows(self.network.encode, seen)
             penalty = torch.zeros(())
             if options.variational:
                 code, divergence = sampled(code, generator)
                 penalty = options.variational * divergence
-            rebuilt = self.network.decode(code)
+            rebuilt = distributed.rows(self.network.decode, code)
             return (l1_ssim_loss(rebuilt, clean) if pixels else F.mse_loss(rebuilt, clean)) + penalty
 
         context.losses["reconstruction"] = train(
