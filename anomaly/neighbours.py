@@ -14,7 +14,8 @@ EXACT_BELOW = 20_000
 """Banks up to this size are searched exactly; above it in the cells that k-means finds, PROBES a query."""
 PROBES = 16
 QUERIES, PATCHES = 1024, 8192
-"""Queries and patches that one matrix product compares: its result stays within the cache's reach."""
+"""Queries and patches that one matrix product compares: its result stays within the cache's reach. Cells are
+asked by PATCHES queries at a time: the more ask a cell at once, the less reading it costs each."""
 
 
 def coreset(patches: Floats, size: int, seed: int) -> Floats:
@@ -79,13 +80,13 @@ class MemoryBank:
     def distance(self, queries: Floats) -> Floats:
         """Euclidean distance of each row of `queries` (Q, D) to its nearest patch, (Q,) float32."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        search = self._in_cells if len(self.centroids) else self._in_all
+        search, many = (self._in_cells, PATCHES) if len(self.centroids) else (self._in_all, QUERIES)
         distance = np.empty(len(queries), np.float32)
-        for start in range(0, len(queries), QUERIES):
-            some = queries[start : start + QUERIES]
+        for start in range(0, len(queries), many):
+            some = queries[start : start + many]
             closeness, row = search(self._with_one(some))
             found = np.linalg.norm(some - self.patches[self._order[row]], axis=1)
-            distance[start : start + QUERIES] = np.where(np.isneginf(closeness), np.inf, found)
+            distance[start : start + many] = np.where(np.isneginf(closeness), np.inf, found)
         return distance
 
     def _in_all(self, queries: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -106,25 +107,25 @@ class MemoryBank:
         Cell by cell: one product compares all queries that ask it with all its patches.
         """
         probes = min(PROBES, len(self._cells))
-        asked = np.argpartition(queries @ self._cells.T, -probes, axis=1)[:, -probes:].ravel()
-        order = np.argsort(asked, kind="stable")
-        asking, starts = order // probes, self._starts
-        ends = np.cumsum(np.bincount(asked, minlength=len(self._cells))).tolist()
-        found = np.full(len(asked), -np.inf, np.float32)  # in the order of `order`, as `place`
-        place = np.zeros(len(asked), np.int64)
-        numbers, end = np.arange(len(queries)), 0
-        for cell in range(len(self._cells)):
-            start, end = end, ends[cell]
-            if start == end or starts[cell] == starts[cell + 1]:
+        centres = queries @ self._cells.T
+        farthest = np.partition(centres, -probes, axis=1)[:, -probes, None]
+        cell, asking = np.nonzero(np.ascontiguousarray((centres >= farthest).T))
+        ends = np.searchsorted(cell, np.arange(len(self._cells) + 1)).tolist()
+        asked, starts = queries.take(asking, 0), self._starts
+        found = np.full(len(asking), -np.inf, np.float32)
+        place = np.zeros(len(asking), np.int64)
+        numbers = np.arange(len(queries))
+        for each in np.unique(cell).tolist():
+            here = slice(ends[each], ends[each + 1])
+            if starts[each] == starts[each + 1]:
                 continue
-            closeness = queries.take(asking[start:end], 0) @ self._sorted[starts[cell] : starts[cell + 1]].T
+            closeness = asked[here] @ self._sorted[starts[each] : starts[each + 1]].T
             nearest = closeness.argmax(1)
-            found[start:end] = closeness[numbers[: end - start], nearest]
-            place[start:end] = nearest + starts[cell]
-        best, row = np.empty_like(found), np.empty_like(place)
-        best[order], row[order] = found, place
-        answer = best.reshape(-1, probes).argmax(1) + probes * numbers
-        return best[answer], row[answer]
+            found[here] = closeness[numbers[: len(nearest)], nearest]
+            place[here] = nearest + starts[each]
+        order = np.lexsort((-found, asking))
+        answer = order[np.searchsorted(asking[order], numbers)]
+        return found[answer], place[answer]
 
     def _with_one(self, values: Floats) -> Floats:
         """`values` (n, D) from the bank's centre, and a column of 1, (n, D + 1)."""
@@ -135,5 +136,7 @@ class MemoryBank:
     def _with_offset(self, values: Floats) -> Floats:
         """`values` (n, D) from the bank's centre, and a column of minus half their squared length."""
         out = self._with_one(values)
-        out[:, -1] = -np.square(out[:, :-1], dtype=np.float64).sum(1) / 2
+        for start in range(0, len(out), PATCHES):
+            piece = slice(start, start + PATCHES)
+            out[piece, -1] = -np.square(out[piece, :-1], dtype=np.float64).sum(1) / 2
         return out

@@ -28,6 +28,18 @@ def test_large_bank_is_close_and_its_parts_rebuild_it() -> None:
     np.testing.assert_array_equal(again.distance(queries), built.distance(queries))
 
 
+def test_a_bank_that_grows_only_shortens_distances() -> None:
+    rng = np.random.default_rng(4)
+    bank = rng.normal(size=(EXACT_BELOW + 1000, 8)).astype(np.float32)
+    queries = rng.normal(size=(500, 8)).astype(np.float32)
+    before = MemoryBank.build(bank)
+    added = rng.normal(size=(9000, 8)).astype(np.float32)
+    after = MemoryBank(np.concatenate([before.patches, added]), before.centroids)
+    shorter = after.distance(queries) / before.distance(queries)
+    assert (shorter <= 1 + 1e-6).all() and (shorter < 0.999).mean() > 0.05
+    assert (after.distance(queries) >= nearest(after.patches, queries) * (1 - 1e-5)).all()
+
+
 def test_distance_does_not_depend_on_what_else_is_asked() -> None:
     rng = np.random.default_rng(2)
     bank = MemoryBank.build(rng.normal(size=(300, 16)).astype(np.float32))
