@@ -6,6 +6,7 @@ import pytest
 
 from anomaly.config import RunConfig
 from anomaly.errors import ConfigError
+from anomaly.study.cells import Dials
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -42,7 +43,9 @@ def test_overrides_win_over_the_file() -> None:
 def test_an_encoder_that_learns_from_nothing_is_supervised_by_default(
     overrides: list[str], weight: float
 ) -> None:
-    assert RunConfig.load(None, overrides).supervised_weight == weight
+    config = RunConfig.load(None, overrides)
+    assert config.supervised_weight == weight
+    assert Dials.of(config).supervised_weight == weight, "a study begins with what a fit would do"
 
 
 def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:

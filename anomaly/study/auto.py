@@ -49,7 +49,7 @@ def choose_dials(
             MAGNITUDES,
             folder,
         )
-        for cell in grid(config, strengths, sizes, [now.temperature], [config.supervised_weight], 1)
+        for cell in grid(config, strengths, sizes, [now.temperature], [now.supervised_weight], 1)
     ]
     results = list(run_all(tasks, 1, progress))
     choice = recommend(summarise(results), now, config.calibration.target_fpr)

@@ -30,8 +30,8 @@ class Dials:
     @classmethod
     def of(cls, config: RunConfig) -> Dials:
         """As `config` sets them."""
-        contrastive = config.contrastive
-        return cls(**{dial: getattr(contrastive, dial) for dial in cls.__dataclass_fields__})
+        now = config.contrastive
+        return cls(now.augmentation_strength, now.embedding_size, now.temperature, config.supervised_weight)
 
     def __str__(self) -> str:
         text = f"strength {self.augmentation_strength:g}, {self.embedding_size} dimensions"
