@@ -47,6 +47,7 @@ def test_lower_temperature_suppresses_less() -> None:
     ten, five = (
         [digit[f"{bits} bits, temperature {t}"] for t in ("0.05", "0.1", "0.2", "0.5")] for bits in (10, 5)
     )
+    assert digit["5 bits, temperature 0.05"] > digit["5 bits, temperature 0.2"] + 0.2
     assert five == sorted(five, reverse=True) and five[0] > five[-1] + 0.6
     assert ten[0] > ten[1] + 0.05 and ten[0] > ten[2] + 0.4
     assert max(digit[f"20 bits, temperature {t}"] for t in ("0.05", "0.1", "0.2", "0.5")) < 0.25
@@ -55,7 +56,7 @@ def test_lower_temperature_suppresses_less() -> None:
 def test_supervised_contrastive_unlearns_subclasses_that_the_joint_loss_keeps() -> None:
     digit = {condition: value for (condition, _), value in measured("r2").items()}
     supervised = [digit[f"supervised, epoch {e}"] for e in (3, 10, 30, 80)]
-    assert max(supervised[2:]) < max(supervised) - 0.03
+    assert supervised[-1] < max(supervised) - 0.05
     assert digit["joint beta 0.5, epoch 80"] - supervised[-1] > 0.15
     without = [digit[f"supervised, no warp, epoch {e}"] for e in (3, 10, 30, 80)]
     assert without[-1] < max(without) - 0.05

@@ -24,7 +24,7 @@ from pipelines.papers.table import EARLIER, SEEDS, Row
 FADE = 0.4
 """Contrast of a faded picture, as a share of the original."""
 TEMPERATURE = 0.2
-STEPS, PHOTO_STEPS = 150, 150
+STEPS, PHOTO_STEPS = 150, 300
 
 Change = Callable[[Tensor], Tensor]
 
