@@ -66,7 +66,7 @@ def refuse_leaks(samples: Sequence[Sample]) -> None:
 
 
 def counts(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Photos by split, label and defect type, masks, and groups of the training photos."""
+    """Photos by split, label and defect type, masks of the test photos, groups of the training photos."""
     train = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     test = [sample for sample in samples if sample.split == "test"]
     types = Counter(s.defect_type or "unnamed" for s in test if s.label == "anomalous")
@@ -78,7 +78,7 @@ def counts(samples: Sequence[Sample]) -> dict[str, Any]:
         "test_normal": sum(sample.label == "normal" for sample in test),
         "test_anomalous": sum(types.values()),
         "defect_types": dict(sorted(types.items())),
-        "masks": sum(sample.mask is not None for sample in samples),
+        "masks": sum(sample.mask is not None for sample in test),
     }
 
 
