@@ -92,7 +92,7 @@ def jobs(folder: Path, models: list[str], options: argparse.Namespace, weights: 
             "textures": str(textures),
             "minutes": None if model in PRETRAINED else options.minutes,
             "seed": options.seed,
-            "threads": os.cpu_count(),
+            "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         }
         for model in models
     ]

@@ -108,7 +108,7 @@ class Encoder(nn.Module):
         images = as_tensor(photo)
         with torch.inference_mode():
             whole = max(images.shape[2:]) <= self.tile_size
-            features: Tensor = self.backbone(images) if whole else self._tiled(images)
+            features: Tensor = self.backbone.judging()(images) if whole else self._tiled(images)
         return features[0]
 
     def standardised(self, raw: Tensor) -> Tensor:
@@ -131,9 +131,10 @@ class Encoder(nn.Module):
 
     def _tiled(self, images: Tensor) -> Tensor:
         """Features of (1, 3, H, W) from overlapping tiles, of which only the middles are kept."""
-        stride, core = self.backbone.stride, self.tile_size - 2 * MARGIN
+        backbone = self.backbone.judging()
+        stride, core = backbone.stride, self.tile_size - 2 * MARGIN
         height, width = images.shape[2:]
-        out = images.new_empty((1, self.backbone.channels, height // stride, width // stride))
+        out = images.new_empty((1, backbone.channels, height // stride, width // stride))
         for top in range(0, height, core):
             for left in range(0, width, core):
                 bottom, right = min(top + core, height), min(left + core, width)
@@ -141,7 +142,7 @@ class Encoder(nn.Module):
                 tile = images[:, :, y : min(bottom + MARGIN, height), x : min(right + MARGIN, width)]
                 rows = slice((top - y) // stride, (bottom - y) // stride)
                 cols = slice((left - x) // stride, (right - x) // stride)
-                part = self.backbone(tile)[:, :, rows, cols]
+                part = backbone(tile)[:, :, rows, cols]
                 out[:, :, top // stride : bottom // stride, left // stride : right // stride] = part
         return out
 

@@ -30,6 +30,9 @@ class Remembering(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         return torch.stack([self._features(image) for image in images])
 
+    def judging(self) -> Backbone:
+        return self  # the backbone within is folded where it is asked
+
     def _features(self, image: Tensor) -> Tensor:
         pixels = np.ascontiguousarray(image.to(torch.uint8).numpy())
         key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=str(pixels.shape[1]).encode())
@@ -37,7 +40,7 @@ class Remembering(Backbone):
         try:
             return torch.from_numpy(np.load(path)).float()
         except (OSError, ValueError, EOFError):  # not there yet, or torn
-            made: Tensor = self.inner(image[None])[0].half()
+            made: Tensor = self.inner.judging()(image[None])[0].half()
         fresh = path.with_suffix(f".{os.getpid()}.new")
         with open(fresh, "wb") as file:
             np.save(file, made.numpy())
