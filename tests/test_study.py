@@ -130,6 +130,31 @@ def test_snapshots_follow_the_projection_and_keep_checkpoints(tmp_path: Path) ->
     assert (tmp_path / "contrastive.safetensors").exists()
 
 
+def test_snapshots_of_a_stopped_training_are_those_of_a_whole_one(tmp_path: Path) -> None:
+    from anomaly.models.training import Silent, train
+
+    class Stopping:
+        def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+            if done == 13:
+                raise KeyboardInterrupt
+
+    def run(folder: Path, progress: Silent | Stopping) -> Snapshots:
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        network, snapshots = torch.nn.Linear(2, 1), Snapshots(folder)
+        rest = {"steps": 30, "learning_rate": 0.1, "seed": 0, "checkpoints": snapshots, "progress": progress}
+        train(network, lambda _: network(torch.ones(1, 2)).square().sum(), stage="contrastive", **rest)
+        return snapshots
+
+    whole = run(tmp_path / "whole", Silent()).taken
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", Stopping())
+    for _ in ("half done", "done"):
+        again = run(tmp_path / "stopped", Silent()).taken
+        assert list(again) == list(whole)
+        assert all(torch.equal(again[step]["weight"], whole[step]["weight"]) for step in whole)
+
+
 def test_a_study_recommends_and_goes_on_where_it_stopped(
     capfd: pytest.CaptureFixture[str], product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

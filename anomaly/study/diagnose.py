@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anomaly.data.augmentation import ViewMaker
@@ -42,6 +44,7 @@ from anomaly.visibility.measure import generator
 STAGE = "contrastive"
 EVERY = 25
 """Steps between two snapshots; the first ones are closer together."""
+SNAPSHOT = "snapshot_{}.safetensors"
 TIMES = 4
 """Snapshots that are looked at."""
 MOST = 40
@@ -55,21 +58,45 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Snapshots(Checkpoints):
-    """Checkpoints that keep the weights of the projection at some steps of its training, in memory."""
+    """Checkpoints that keep the weights of the projection at some steps of its training, and at the last.
+
+    They lie in `folder` as well, so that a cell that was stopped ends with those of one that was not.
+    """
 
     taken: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    _asked: int = 0
+    _step: int = 0
 
     def due(self) -> bool:
-        self._asked += 1
-        return super().due() or self._asked % EVERY == 0 or self._asked & (self._asked - 1) == 0
+        self._step += 1
+        return super().due() or _regular(self._step)
 
     def save(
         self, stage: str, step: int, losses: list[float], module: nn.Module, optimizer: torch.optim.AdamW
     ) -> None:
         if stage == STAGE:
-            self.taken[step] = {name: value.clone() for name, value in module.state_dict().items()}
+            self._take(step, {name: value.clone() for name, value in module.state_dict().items()})
+            if self.folder is not None and _regular(step):
+                path = self.folder / SNAPSHOT.format(step)
+                save_file(self.taken[step], path.with_suffix(".new"))
+                os.replace(path.with_suffix(".new"), path)
         super().save(stage, step, losses, module, optimizer)
+
+    def load(self, stage: str, module: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, list[float]]:
+        self._step, losses = super().load(stage, module, optimizer)
+        if stage == STAGE and self.folder is not None and self._step:
+            for step in filter(_regular, range(1, self._step)):
+                if (path := self.folder / SNAPSHOT.format(step)).exists():
+                    self._take(step, load_file(path))
+            self._take(self._step, {name: value.clone() for name, value in module.state_dict().items()})
+        return self._step, losses
+
+    def _take(self, step: int, weights: dict[str, Tensor]) -> None:
+        """Keep `weights`; those of an odd moment, at which time was up, only until the next ones come."""
+        self.taken = {one: kept for one, kept in self.taken.items() if _regular(one)} | {step: weights}
+
+
+def _regular(step: int) -> bool:
+    return step % EVERY == 0 or step & (step - 1) == 0
 
 
 def diagnose(detector: Detector, task: Task, snapshots: Snapshots) -> dict[str, Any]:

@@ -27,8 +27,7 @@ _stop: Any = None
 
 
 def run_all(tasks: Sequence[Task], workers: int, progress: Progress) -> Iterator[Result]:
-    """The results of `tasks` as they come. An interruption stops all at a moment when nothing is half "
-    "done."""
+    """The results of `tasks` as they come. An interruption stops all when nothing is half done."""
     total = len(tasks)
     done = 0
     open_: list[Task] = []

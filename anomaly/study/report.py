@@ -208,8 +208,7 @@ def _lines(studied: Studied) -> list[Block]:
 
 
 def _probes(studied: Studied) -> Table:
-    """Visibility of each probe at the weakest and the strongest augmentation, and at the recommended "
-    "dials."""
+    """Visibility of each probe at the weakest and strongest augmentation, and at the recommended dials."""
     strengths = sorted({found["augmentation_strength"] for found in studied.results})
     best = studied.choice.best.dials
 
