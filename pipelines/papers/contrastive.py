@@ -23,15 +23,23 @@ BATCH_SIZE = 256
 class Network(nn.Module):
     """Encoder (B, channels, side, side) -> (B, embedding_size), and the projector 64-64 that the loss sees.
 
-    Every convolution but the first halves the side.
+    Every convolution but the first halves the side. `normalised`: by batch, after each convolution.
     """
 
-    def __init__(self, channels: int, side: int, widths: tuple[int, ...], embedding_size: int = 32) -> None:
+    def __init__(
+        self,
+        channels: int,
+        side: int,
+        widths: tuple[int, ...],
+        embedding_size: int = 32,
+        *,
+        normalised: bool = True,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for i, width in enumerate(widths):
             layers += [nn.Conv2d(channels, width, 3, stride=2 if i else 1, padding=1)]
-            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.BatchNorm2d(width), nn.ReLU()] if normalised else [nn.ReLU()]
             channels = width
         flat = channels * (side >> (len(widths) - 1)) ** 2
         self.encoder = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, embedding_size))
