@@ -113,14 +113,14 @@ def read_group_accuracy(value: float, chance: float) -> str:
     return f"{known}: the groups are visible"
 
 
-def read_collapse(by_epoch: Mapping[int, float], chance: float) -> str:
-    """Course of `nearest_neighbour_accuracy` over training, epoch -> value, in words."""
+def read_collapse(by_epoch: Mapping[int, float], chance: float, unit: str = "epoch") -> str:
+    """Course of `nearest_neighbour_accuracy` over training, epoch (or another `unit`) -> value, in words."""
     last = max(by_epoch)
     best = max(by_epoch, key=lambda epoch: (by_epoch[epoch], -epoch))
-    course = f"{read_group_accuracy(by_epoch[last], chance)} after epoch {last}"
+    course = f"{read_group_accuracy(by_epoch[last], chance)} after {unit} {last}"
     if by_epoch[best] - by_epoch[last] > 0.05:
         return (
-            f"{course}, down from {by_epoch[best]:.0%} after epoch {best}: class collapse; stop earlier, or "
+            f"{course}, down from {by_epoch[best]:.0%} after {unit} {best}: class collapse; stop earlier, or "
             "give the unsupervised term of the joint loss more weight"
         )
     return f"{course}, no lower than before"

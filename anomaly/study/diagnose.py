@@ -118,7 +118,7 @@ def diagnose(detector: Detector, task: Task, snapshots: Snapshots) -> dict[str, 
     course = _collapse(detector, task, snapshots)
     if course:
         by_step, chance = course
-        out["group_accuracy"] = _told(by_step[max(by_step)], read_collapse(by_step, chance))
+        out["group_accuracy"] = _told(by_step[max(by_step)], read_collapse(by_step, chance, "step"))
         out["group_accuracy"]["by_step"] = by_step
     shares = _shares(detector, photos)
     if shares:

@@ -13,7 +13,7 @@ FROZEN = " Expect little of it while the backbone is pretrained and frozen."
 
 def answer(measured: Measured) -> str:
     """The result in one sentence."""
-    blind = [graded.probe.name for graded in measured.graded if graded.seen[FUSED].passes_at is None]
+    blind = [_named(graded) for graded in measured.graded if graded.seen[FUSED].passes_at is None]
     low, high = measured.interval()
     index = f"suppression index {measured.index():.2f} ({low:.2f} to {high:.2f} with 95 % confidence)"
     if not blind:
@@ -27,7 +27,7 @@ def remedies(measured: Measured, config: RunConfig, image_size: int) -> list[str
         g for g in measured.graded if g.seen[FUSED].passes_at is None or g.seen[FUSED].visibility < BLIND
     ]
     hidden.sort(key=lambda graded: graded.seen[FUSED].visibility)
-    return [f"{graded.probe.name}: {_remedy(graded, config, image_size)}" for graded in hidden]
+    return [f"{_named(graded)}: {_remedy(graded, config, image_size)}" for graded in hidden]
 
 
 def magnitude(graded: Graded, scorer: str) -> str:
@@ -41,6 +41,10 @@ def magnitude(graded: Graded, scorer: str) -> str:
 def listed(names: list[str]) -> str:
     """a, b and c"""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _named(graded: Graded) -> str:
+    return graded.probe.name.replace("_", " ")
 
 
 def _remedy(graded: Graded, config: RunConfig, image_size: int) -> str:
