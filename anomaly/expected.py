@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly.neighbours import EXACT_BELOW, MemoryBank
+from anomaly.neighbours import MemoryBank
 
 Floats = NDArray[np.float32]
 
-QUERIES = 4_000
-"""Patches of either half of the photos whose distances the model is fitted on."""
+QUERIES, ANSWERS = 4_000, 20_000
+"""Patches of either half of the photos whose distances the model is fitted on, and those of the other half
+that they are distances to, at most."""
 AROUND = 9
 """Side of the surroundings, in patches."""
 RIDGE = 0.01
@@ -52,7 +53,7 @@ class ExpectedDistance:
             halves = [np.concatenate(part) for part in (photos[:middle], photos[middle:])]
             patches, distances = [], []
             for asking, answering in (halves, halves[::-1]):
-                bank = MemoryBank.build(rng.permutation(answering)[:EXACT_BELOW])
+                bank = MemoryBank.build(rng.permutation(answering)[:ANSWERS])
                 patches.append(rng.permutation(asking)[:QUERIES])
                 distances.append(bank.distance(patches[-1]))
             x, distance = np.concatenate(patches).astype(np.float64), np.concatenate(distances)

@@ -12,8 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
-from sklearn import metrics as sk
+from scipy import special
 
 from anomaly.errors import DataError
 from anomaly.quality.intervals import clopper_pearson, exact_share
@@ -26,18 +25,24 @@ BLOCK = 2**25
 
 def image_auroc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     """Area under the ROC curve in [0, 1]; a tie counts one half."""
+    from sklearn import metrics as sk  # here, for whoever judges photos needs no metrics
+
     values, anomalous = as_labelled(scores, labels)
     return float(sk.roc_auc_score(anomalous, values)) if _both(anomalous) else None
 
 
 def image_ap(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     """Average precision in (0, 1]; its floor is the share of anomalous photos."""
+    from sklearn import metrics as sk
+
     values, anomalous = as_labelled(scores, labels)
     return float(sk.average_precision_score(anomalous, values)) if _both(anomalous) else None
 
 
 def image_f1_max(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float | None:
     """Largest F1 over all thresholds. Optimistic: these very photos choose the threshold."""
+    from sklearn import metrics as sk
+
     values, anomalous = as_labelled(scores, labels)
     if not _both(anomalous):
         return None
@@ -74,6 +79,8 @@ def placements(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Fl
 
     Both average to the AUROC; their variances are DeLong's (midranks: Sun and Xu 2014).
     """
+    from scipy import stats
+
     values, anomalous = as_labelled(scores, labels)
     rank = stats.rankdata(values)
     below = rank[anomalous] - stats.rankdata(values[anomalous])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-EXACT_BELOW = 20_000
+EXACT_BELOW = 4_000
 """Banks up to this size are searched exactly; above it in the cells that k-means finds, PROBES a query."""
 PROBES = 16
 QUERIES, PATCHES = 1024, 8192

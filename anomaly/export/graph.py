@@ -29,6 +29,8 @@ N = TypeVar("N", bound=nn.Module)
 
 CHUNK = 8192
 """Patches of the memory bank that one matrix product compares: its result stays within the cache's reach."""
+PADDING = ("SameConv", "Conv2dSame")
+"""Convolutions that pad by the size of what they see: ours, and timm's, which may not be imported."""
 SMALLEST = 64
 """Side of the blank photo that tells how coarse each branch's map is, px."""
 
@@ -253,10 +255,8 @@ def fixed_padding(network: N) -> N:
 
 
 def _fix_padding(module: nn.Module) -> None:
-    from timm.layers import Conv2dSame
-
     for name, child in module.named_children():
-        if isinstance(child, Conv2dSame):
+        if type(child).__name__ in PADDING and isinstance(child, nn.Conv2d):
             setattr(module, name, _FixedPadding(child))
         else:
             _fix_padding(child)
