@@ -18,32 +18,35 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
+from safetensors.numpy import load as load_arrays
 
 from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import one_line
-from anomaly.detector import Detector, score_patches
+from anomaly.detector import Detector, keep_threads, score_patches
 from anomaly.errors import AnomalyError, BundleError
+from anomaly.late import Late, LateMapping, Once
 from anomaly.maps import Map, MapStatistics
-from anomaly.models.autoencoder import PixelAutoencoder
-from anomaly.models.backbones import BACKBONES, build_backbone
-from anomaly.models.encoder import Encoder
 from anomaly.policy.policy import Policy
 from anomaly.policy.versions import Versions
 from anomaly.render import png_bytes
-from anomaly.scorers import build_scorers
+from anomaly.scorers import Searching, build_scorers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from anomaly.models.autoencoder import PixelAutoencoder
+    from anomaly.models.encoder import Encoder
 
 HOSTILE = (
     AnomalyError, KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError,
@@ -58,7 +61,7 @@ LARGEST = 4 * 2**30
 """Bytes above which a file of a bundle is not read."""
 
 Json = dict[str, Any]
-Tensors = dict[str, Tensor]
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class Bundle:
     @property
     def versions(self) -> Versions:
         return Versions(self.path, self.model_hash)
+
+    def load(self) -> None:
+        """Build the networks of a model that was read `late`. Raises BundleError where they do not fit."""
+        encoder: object = self.detector.encoder
+        if isinstance(encoder, Late):
+            encoder.load()
 
     def refreshed(self) -> Bundle:
         """This model with the version of its policy that is in force now. Raises BundleError where the log
@@ -105,10 +114,13 @@ def write_bundle(
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "reference").mkdir(parents=True)
+    import torch
+    from safetensors.torch import save as save_tensors
+
     files = {"encoder.safetensors": save_tensors(_plain(detector.encoder.state_dict()))}
     for name, scorer in detector.scorers.items():
         files[f"scorer.{name}.safetensors"] = save_tensors(_plain(scorer.state()))
-    statistics: Tensors = {}
+    statistics: dict[str, Tensor] = {}
     for name, values in detector.statistics.items():
         statistics[f"{name}.mean"] = torch.from_numpy(values.mean)
         statistics[f"{name}.spread"] = torch.from_numpy(values.spread)
@@ -144,55 +156,85 @@ def write_bundle(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
     """The model in `folder`, with the version of its policy that is in force.
 
+    With `late` the networks are built, and torch imported, when something is asked of them: an exported
+    model is judged with without. Every file is read and held against its checksum all the same.
     Raises BundleError for anything that is not as it was written, also of the versions beside it.
     """
     manifest = read_manifest(folder)
-    try:
+    with _fitting_together(folder):
         files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
         config = RunConfig.parse(manifest["config"])
         photos = json.loads(files["calibration.json"])
         scores = np.array([photo["image_score"] for photo in photos], dtype=np.float64)
-        encoder = Encoder(
-            build_backbone(_backbone_name(manifest), weights=False),
-            config.contrastive.embedding_size,
-            config.image.tile_size,
-        )
-        encoder.load_state_dict(_tensors(files, "encoder.safetensors"))
         scorers = build_scorers(config.scorers)
-        for name, scorer in scorers.items():
-            scorer.restore(_tensors(files, f"scorer.{name}.safetensors"))
-        loaded = _tensors(files, "statistics.safetensors")
+        loaded = _arrays(files, "statistics.safetensors")
         statistics = {
-            name: MapStatistics(loaded[f"{name}.mean"].numpy(), loaded[f"{name}.spread"].numpy())
-            for name in scorers
+            name: MapStatistics(loaded[f"{name}.mean"], loaded[f"{name}.spread"]) for name in scorers
         }
         maps: list[Map] = []
         if "calibration.safetensors" in files:
-            kept = _tensors(files, "calibration.safetensors")
-            maps = [kept[str(index)].numpy() for index in range(len(photos))]
-        picture = None
-        if "picture.safetensors" in files:
-            weights = _tensors(files, "picture.safetensors")
-            picture = PixelAutoencoder(len(weights["decoder.0.weight"][0]))
-            picture.load_state_dict(weights)
-            picture.eval()
+            kept = _arrays(files, "calibration.safetensors")
+            maps = [kept[str(index)] for index in range(len(photos))]
+        for name, scorer in scorers.items():
+            if isinstance(scorer, Searching):
+                scorer.restore_arrays(_arrays(files, f"scorer.{name}.safetensors"))
+                del files[f"scorer.{name}.safetensors"]
         calibration = Calibration(np.sort(scores), config.calibration, float(manifest["threshold"]))
-        detector = Detector(
-            config,
-            Geometry(**manifest["geometry"]),
-            manifest["white_level"],
-            encoder.eval(),
-            scorers,
-            statistics,
-            {name: float(manifest["weights"][name]) for name in scorers},
-            calibration,
-            picture,
-            Versions(folder, manifest["checksum"]).current(Policy.born(calibration)),
+        policy = Versions(folder, manifest["checksum"]).current(Policy.born(calibration))
+
+        def assembled(
+            encoder: Encoder, scorers: Mapping[str, Any], picture: PixelAutoencoder | None
+        ) -> Detector:
+            return Detector(
+                config,
+                Geometry(**manifest["geometry"]),
+                manifest["white_level"],
+                encoder,
+                scorers,
+                statistics,
+                {name: float(manifest["weights"][name]) for name in scorers},
+                calibration,
+                picture,
+                policy,
+            )
+
+        def whole() -> Detector:
+            from anomaly.networks import build_networks
+
+            with _fitting_together(folder):
+                networks = build_networks(_backbone_name(manifest), config, scorers, files, _arrays)
+                detector = assembled(networks.encoder, scorers, networks.picture)
+                _try_out(detector)
+            return detector
+
+        get = Once(whole)
+        if not late:
+            return Bundle(folder, manifest, get(), photos, maps)
+
+        def networks() -> Detector:
+            found = get()
+            keep_threads()
+            return found
+
+        picture = Late(lambda: networks().picture) if "picture.safetensors" in files else None
+        searching = {name: scorer for name, scorer in scorers.items() if isinstance(scorer, Searching)}
+        detector = assembled(
+            cast("Encoder", Late(lambda: networks().encoder)),
+            LateMapping(list(scorers), searching, lambda: networks().scorers),
+            cast("PixelAutoencoder | None", picture),
         )
-        _try_out(detector)
+        _check_numbers(detector)
+    return Bundle(folder, manifest, detector, photos, maps)
+
+
+@contextmanager
+def _fitting_together(folder: Path) -> Iterator[None]:
+    """Turn whatever a hostile model makes libraries raise into a BundleError."""
+    try:
+        yield
     except BundleError:
         raise
     except HOSTILE as error:
@@ -200,11 +242,12 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder} does not hold a model that fits together ({reason}): fit it again"
         ) from None
-    return Bundle(folder, manifest, detector, photos, maps)
 
 
 def _backbone_name(manifest: Json) -> str:
     """The backbone's name; one that would have a file read from outside the model is refused."""
+    from anomaly.models.backbones import BACKBONES
+
     name = str(manifest["backbone"])
     if name not in BACKBONES.names() and not name.startswith("timm:"):
         raise ValueError(f"unknown backbone {name[:80]!r}")
@@ -213,6 +256,15 @@ def _backbone_name(manifest: Json) -> str:
 
 def _try_out(detector: Detector) -> None:
     """Raise unless the parts fit together: a blank photo must go through all of them to a finite score."""
+    _check_numbers(detector)
+    blank = np.zeros((BLANK, BLANK, 3), np.uint8)
+    maps = score_patches(detector.scorers, detector.encoder.maps(blank))
+    if not np.isfinite(detector.combine(maps).image_score):
+        raise ValueError("the score of a blank photo is no number")
+
+
+def _check_numbers(detector: Detector) -> None:
+    """Raise unless sizes, weights and statistics are within reason."""
     geometry, white = detector.geometry, detector.white_level
     for name, value, least, most in (
         ("image_size", geometry.image_size, 1, 2**15),
@@ -226,10 +278,6 @@ def _try_out(detector: Detector) -> None:
         mean, spread = statistics.mean, statistics.spread
         if mean.ndim != 2 or mean.shape != spread.shape or not (spread > 0).all():
             raise ValueError(f"the statistics of {name} are no maps of means and of spreads above zero")
-    blank = np.zeros((BLANK, BLANK, 3), np.uint8)
-    maps = score_patches(detector.scorers, detector.encoder.maps(blank))
-    if not np.isfinite(detector.combine(maps).image_score):
-        raise ValueError("the score of a blank photo is no number")
 
 
 def read_manifest(folder: Path) -> Json:
@@ -269,19 +317,19 @@ def _read(folder: Path, name: str, digest: str) -> bytes:
     return data
 
 
-def _tensors(files: Mapping[str, bytes], name: str) -> Tensors:
-    """The tensors of one file; numbers that are not finite are refused."""
+def _arrays(files: Mapping[str, bytes], name: str) -> Arrays:
+    """The arrays of one file; numbers that are not finite are refused."""
     try:
-        tensors = load_tensors(files[name])
+        arrays: Arrays = {key: np.array(values) for key, values in load_arrays(files[name]).items()}
     except SafetensorError as error:
         raise BundleError(f"{name} is not a safetensors file ({error}): fit the model again") from None
-    for key, value in tensors.items():
-        if not torch.isfinite(value.float()).all():
+    for key, values in arrays.items():
+        if not np.isfinite(values).all():
             raise BundleError(f"{name} holds numbers that are not finite in {key!r}: fit the model again")
-    return tensors
+    return arrays
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> Tensors:
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().contiguous() for key, value in tensors.items()}
 
 

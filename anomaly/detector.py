@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from anomaly.calibration import Calibration
@@ -16,11 +17,12 @@ from anomaly.data.addresses import Location
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image
 from anomaly.maps import Map, MapStatistics, resize, top_mean
-from anomaly.models.autoencoder import PixelAutoencoder
-from anomaly.models.encoder import Encoder
-from anomaly.models.picture import expected_picture
 from anomaly.policy.policy import Policy
 from anomaly.scorers import PatchMaps, Scorer
+
+if TYPE_CHECKING:
+    from anomaly.models.autoencoder import PixelAutoencoder
+    from anomaly.models.encoder import Encoder
 
 Photo = NDArray[np.uint8]
 
@@ -81,7 +83,11 @@ class Detector:
 
     def expected(self, photo: Photo) -> Photo | None:
         """What the pixel autoencoder expected to see, at a small size; None where none was trained."""
-        return None if self.picture is None else expected_picture(self.picture, photo)
+        if self.picture is None:
+            return None
+        from anomaly.models.picture import expected_picture
+
+        return expected_picture(self.picture, photo)
 
 
 def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[str, Map]:
@@ -99,11 +105,24 @@ def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: f
     return Scores(top_mean(fused, top_share), fused, branches)
 
 
+_of_thread = threading.local()
+"""The `count` that a thread was given, and whether torch knows of it."""
+
+
 def use_threads(count: int) -> None:
-    """Let torch, numpy and faiss use `count` threads."""
-    import faiss
+    """Let numpy, and torch and faiss where they are in use, take `count` threads in this thread."""
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(count)
-    faiss.omp_set_num_threads(count)
+    _of_thread.count, _of_thread.told = count, False
+    keep_threads()
+    if "faiss" in sys.modules:
+        sys.modules["faiss"].omp_set_num_threads(count)
     threadpool_limits(count, user_api="blas")
+
+
+def keep_threads() -> None:
+    """Tell torch what this thread was given, where it has been imported since."""
+    count = getattr(_of_thread, "count", None)
+    if count is not None and not _of_thread.told and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+        _of_thread.told = True

@@ -7,14 +7,16 @@ on the other. Surroundings are asked, not the patch alone, lest a defect excuse 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from anomaly.neighbours import MemoryBank
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float32]
 
@@ -62,8 +64,21 @@ class ExpectedDistance:
             found, weights = model.predict(x), np.asarray(model.coef_, dtype=np.float32)
         return cls(weights, float(model.intercept_), float(found.min()), float(found.max()))
 
+    def around(self, embedding: Floats) -> Floats:
+        """(D, h, w) -> the expected log distance (h, w), its mean around each patch."""
+        expected = np.tensordot(self.weights, embedding, 1) + np.float32(self.offset)
+        expected = np.clip(expected, self.low, self.high).astype(np.float32)
+        sums, counts = (
+            cv2.boxFilter(values, -1, (AROUND, AROUND), normalize=False, borderType=cv2.BORDER_CONSTANT)
+            for values in (expected, np.ones_like(expected))
+        )
+        return np.asarray(sums / counts, np.float32)
+
     def of_surroundings(self, embedding: Tensor) -> Tensor:
-        """(B, D, h, w) -> the expected log distance (B, 1, h, w), its mean around each patch."""
+        """The same for (B, D, h, w) in torch, (B, 1, h, w)."""
+        import torch
+        import torch.nn.functional as F
+
         weights = torch.from_numpy(self.weights)[None, :, None, None]
         expected = (F.conv2d(embedding, weights) + self.offset).clamp(self.low, self.high)
         return F.avg_pool2d(expected, AROUND, 1, AROUND // 2, count_include_pad=False)

@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from anomaly.errors import DataError
 from anomaly.quality.intervals import clopper_pearson, exact_share
@@ -58,6 +57,8 @@ def auroc_interval(
     Where that variance is zero or undefined (perfect separation, constant scores, one photo of a label) the
     exact binomial interval of min(n_normal, n_anomalous) independent pairs stands in; it is wider.
     """
+    from scipy import special
+
     exact_share("confidence", confidence)
     values, anomalous = as_labelled(scores, labels)
     if not _both(anomalous):

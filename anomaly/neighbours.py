@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,8 +62,21 @@ class MemoryBank:
         patches = np.ascontiguousarray(patches, dtype=np.float32)
         centroids = np.empty((0, patches.shape[1]), dtype=np.float32)
         if len(patches) > EXACT_BELOW:
+            import faiss
+
             cells = int(2 * math.sqrt(len(patches)))
-            kmeans = faiss.Kmeans(patches.shape[1], cells, niter=8, seed=1, max_points_per_centroid=48)
+            few, many = (
+                1,
+                48,
+            )  # patches for each cell that k-means learns from; with few it would write warnings
+            kmeans = faiss.Kmeans(
+                patches.shape[1],
+                cells,
+                niter=8,
+                seed=1,
+                min_points_per_centroid=few,
+                max_points_per_centroid=many,
+            )
             kmeans.train(patches)
             centroids = np.asarray(kmeans.centroids, dtype=np.float32)
         return cls(patches, centroids)

@@ -80,7 +80,7 @@ def overlay(image: Image, anomaly_map: AnomalyMap, threshold: float, ceiling: fl
     steps = _steps(anomaly_map, threshold, ceiling)
     drawn = image * KEPT.take(steps)[..., None]
     drawn += PAINT.take(steps, axis=0)
-    return np.rint(drawn, out=drawn).astype(np.uint8)
+    return np.asarray(np.rint(drawn, out=drawn), np.uint8)
 
 
 def outline(image: Image, anomaly_map: AnomalyMap, threshold: float) -> Image:

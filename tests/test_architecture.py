@@ -9,11 +9,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "anomaly"
 FLOORS = (
     ("errors", "records"),
-    ("registry", "neighbours", "expected", "maps", "distributed"),
+    ("registry", "late", "neighbours", "expected", "maps", "distributed"),
     ("metrics", "quality", "render"),
     ("config", "data", "probes"),
     ("models", "scorers", "calibration", "diagnostics"),
-    ("policy",),
+    ("policy", "networks"),
     ("detector",),
     ("bundle", "report", "tracking"),
     ("export",),

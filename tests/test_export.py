@@ -322,6 +322,36 @@ def test_the_commands(capfd: pytest.CaptureFixture[str], model: Path, product: P
     assert code == 2 and "unknown runtime 'tpu'" in stderr
 
 
+LATE = """
+import sys
+from pathlib import Path
+from anomaly.bundle import read_bundle
+from anomaly.inspection.scoring import choose_scorer
+from anomaly.inspection.stream import judge
+bundle = read_bundle(Path(sys.argv[1]), late=True)
+score = choose_scorer(bundle, sys.argv[3], threads=1)
+judged = judge(bundle.detector, Path(sys.argv[2]), score)
+heavy = ("torch", "timm", "sklearn", "scipy", "faiss", "albumentations", "mlflow")
+print(judged.verdict.image_score, [name for name in heavy if name in sys.modules])
+bundle.load()
+print(bundle.detector.score(judged.photo).image_score, [name for name in heavy if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_export_is_judged_with_before_torch_is_imported(own: Path, product: Path, runtime: str) -> None:
+    """Importing torch would take longer than all else before the first verdict."""
+    photo = sorted((product / "test/spot").iterdir())[0]
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, own, photo, runtime], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.endswith(" []") and second.endswith(" ['torch']")
+    assert float(first.split()[0]) == pytest.approx(float(second.split()[0]), rel=1e-3, abs=1e-3)
+
+
 def test_the_exported_folder_runs_without_torch(own: Path, product: Path, tmp_path: Path) -> None:
     """In a process that can import neither torch nor this package."""
     script = (ROOT / "examples/judge_without_torch.py").read_text()

@@ -333,17 +333,18 @@ def test_the_gallery_keeps_the_worst_and_survives(tmp_path: Path) -> None:
     for index, score in enumerate(scores):
         verdict = Verdict(f"{index}.png", "anomalous", score)
         if gallery.wants(score):
-            pictures = {"original": b"o%d" % index, "heatmap": b"h", "outline": b"l", "expected": None}
+            pictures = {"original": b"o%d" % index, "heatmap": b"h", "outline": b"l", "small": b"s"}
             gallery.store(index, pictures)
         gallery.add(index, verdict)
     worst = sorted(range(200), key=lambda i: -scores[i])[:40]
-    assert {item.path for item in gallery.items()} == {f"{i}.png" for i in worst}
-    assert {item.original for item in gallery.items()} == {b"o%d" % i for i in worst}
-    assert len(list(tmp_path.iterdir())) == 3 * 40
+    assert {item.path for item in gallery.items(bytes.upper)} == {f"{i}.png" for i in worst}
+    assert {item.original for item in gallery.items(bytes.upper)} == {b"o%d" % i for i in worst}
+    assert {item.expected for item in gallery.items(bytes.upper)} == {b"S"}
+    assert len(list(tmp_path.iterdir())) == 4 * 40
     again = Gallery(tmp_path)
     for index, score in enumerate(scores):
         again.add(index, Verdict(f"{index}.png", "anomalous", score))
-    assert {item.original for item in again.items()} == {b"o%d" % i for i in worst}
+    assert {item.original for item in again.items(bytes.upper)} == {b"o%d" % i for i in worst}
 
 
 def test_a_verdict_passes_through_json_and_parquet(undisturbed: Path) -> None:

@@ -34,6 +34,8 @@ def refused(folder: Path) -> str:
     with pytest.raises(BundleError) as caught:
         read_bundle(folder)
     sentence = str(caught.value)
+    with pytest.raises(BundleError):
+        read_bundle(folder, late=True).load()
     assert "\n" not in sentence and len(sentence) < 1000
     assert any(cure in sentence for cure in ("restore the model", "fit it again", "fit the model again"))
     return sentence

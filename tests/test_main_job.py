@@ -83,14 +83,17 @@ def test_a_few_real_defects_supervise_the_encoder_and_are_no_test_photos(
     own = Path(shutil.copytree(product, tmp_path / "set"))
     rows = ["path,split,label,mask"]
     rows += [f"train/good/{path.name},train,normal," for path in sorted((own / "train/good").iterdir())]
-    rows += [f"test/spot/{i:03d}.png,train,anomalous,ground_truth/spot/{i:03d}_mask.png" for i in range(2)]
+    rows += [f"test/spot/{i:03d}.png,train,anomalous,ground_truth/spot/{i:03d}_mask.png" for i in range(3)]
+    (own / "test/spot/002.png").write_bytes(b"torn")
     manifest = own / "defects.csv"
     manifest.write_text("\n".join(rows))
     joint = RunConfig.load(None, [*QUICK, "contrastive.supervised_weight=0.5"])
     told: list[str] = []
     bundle = fit(manifest, tmp_path / "joint", joint, say=told.append).bundle
-    assert "the encoder learns from 2 defective training photos as well" in told
+    assert "the encoder learns from 3 defective training photos as well" in told
     data = bundle.manifest["data"]
+    assert list(data["skipped"]) == [str(own / "test/spot/002.png")]
+    assert any("1 training photos could not be read and were left out" in text for text in told)
     assert data["n_defects"] == 2 and data["n_train"] + data["n_calibration"] == 45
     with pytest.raises(DataError, match="was used to fit this model"):
         evaluate(bundle, read_samples(product))

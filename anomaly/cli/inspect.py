@@ -58,7 +58,7 @@ def command(
     judging = open_engine(engine, workers, say)
     places = [locate(text) for text in paths]
     photos = photos_of(places, group, group_by_folder)
-    bundle = read_bundle(model)
+    bundle = read_bundle(model, late=runtime != "torch")
     if resume and runtime == "auto":  # the runtime that it was begun with
         runtime = begun_runtime(out) or runtime
     score = choose_scorer(bundle, runtime, threads=1, calls=workers or os.cpu_count() or 1, say=say)

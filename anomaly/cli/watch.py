@@ -52,7 +52,7 @@ def command(
 
     check_folders(folder, out)
     hook = Webhook(webhook) if webhook else None
-    bundle = read_bundle(model)
+    bundle = read_bundle(model, late=runtime != "torch")
     cores = os.cpu_count() or 1
     score = choose_scorer(bundle, runtime, threads=1, calls=cores, say=say)
     progress = TerminalProgress()

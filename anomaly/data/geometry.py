@@ -16,6 +16,8 @@ AREA = 512 * 512
 """Pixels of the working photo that `image_size: auto` aims at."""
 LARGEST_FACTOR = 1.5
 """Small photos are enlarged by this at most, so that a small defect still covers a patch."""
+SMALL = 128
+"""Long side of the picture of what the model expected to see, px."""
 SAME_SHAPE = 0.05
 """Photos whose aspect ratios differ by less than this share show one product at one framing."""
 MULTIPLE = 32
@@ -70,3 +72,10 @@ class Geometry:
 
 def _rounded(side: float) -> int:
     return max(1, round(side / MULTIPLE)) * MULTIPLE
+
+
+def small_picture(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 -> the same with a long side of SMALL."""
+    scale = SMALL / max(photo.shape[:2])
+    size = (max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0])))
+    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)

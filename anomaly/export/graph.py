@@ -20,7 +20,7 @@ from anomaly.maps import MapStatistics
 from anomaly.models.autoencoder import PixelAutoencoder
 from anomaly.models.losses import ssim_map
 from anomaly.neighbours import MemoryBank
-from anomaly.scorers import Input
+from anomaly.scorers import Input, Searching
 from anomaly.scorers.embedding import EmbeddingDistance
 from anomaly.scorers.mean_square import MeanSquare
 from anomaly.scorers.reconstruction import Reconstruction
@@ -97,7 +97,7 @@ class DetectorGraph(nn.Module):
 
 def searches(scorer: object) -> bool:
     """Whether a scorer looks its values up in a memory bank, which a loop in a graph does slowly."""
-    return isinstance(scorer, EmbeddingDistance)
+    return isinstance(scorer, Searching)
 
 
 @singledispatch

@@ -9,13 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector, Photo, Scores
-from anomaly.export.graph import searches
 from anomaly.export.runtimes import FULL, Graph
 from anomaly.records import Decision
+from anomaly.scorers import SCORERS, Searching
 
 TOLERANCE = 1e-3
 """Largest deviation of a score in float32, relative to it, or absolute for scores below 1 (they are in
@@ -68,9 +67,13 @@ class BranchScorer:
             return self.detector.score(photo)
         outputs = self.graph.run(np.ascontiguousarray(working[None]))
         maps = {}
-        for (name, scorer), values in zip(self.detector.scorers.items(), outputs, strict=True):
-            found = scorer.score(torch.from_numpy(values[0])).numpy() if searches(scorer) else values[0, 0]
-            maps[name] = found
+        for name, values in zip(self.detector.scorers, outputs, strict=True):
+            if not issubclass(SCORERS.get(name), Searching):
+                maps[name] = values[0, 0]
+                continue
+            scorer = self.detector.scorers[name]
+            assert isinstance(scorer, Searching)
+            maps[name] = scorer.search(values[0])
         return self.detector.combine(maps)
 
 

@@ -157,16 +157,23 @@ def _partial(out: Path, key: str, *, resume: bool, overwrite: bool) -> Path:
     return partial
 
 
-def _identity(config: RunConfig, good: Sequence[Sample]) -> str:
-    """Hash of all that decides the result: the configuration and the training photos."""
+def _identity(config: RunConfig, photos_used: Sequence[Sample]) -> str:
+    """Hash of all that decides the result: the configuration and the training photos with their masks."""
     fields = config.model_dump(mode="json")
     del fields["tracking"]
     photos = [
-        [str(sample.path), sample.path.stat().st_size, sample.group]
-        for sample in good
+        [str(sample.path), sample.path.stat().st_size, sample.group, *_mask(sample)]
+        for sample in photos_used
         if sample.path.exists()
     ]
     return hashlib.sha256(json.dumps([fields, photos], sort_keys=True).encode("utf-8", "replace")).hexdigest()
+
+
+def _mask(sample: Sample) -> list[str]:
+    """What tells the mask of a defective training photo from another one."""
+    if sample.label == "normal" or sample.mask is None or not sample.mask.exists():
+        return []
+    return [str(sample.mask), fingerprint(sample.mask)]
 
 
 def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: Run) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Fit:
             geometry = Geometry.choose([sizes[sample] for sample in train], config.image.image_size)
             photos = self._photos(train, white_level, geometry, "training photos")
             held_out_photos = self._photos(held_out, white_level, geometry, "calibration photos")
-            defects = self._defects(samples, white_level, geometry)
+            defects = self._defects(samples, white_level, geometry, skipped)
         encoder, features = self._encoder(photos, [defect for _, defect in defects])
         scorers = self._scorers(encoder, features, photos)
         del features
@@ -184,13 +184,22 @@ class Fit:
         )
 
     def _defects(
-        self, samples: Sequence[Sample], white_level: float | None, geometry: Geometry
+        self,
+        samples: Sequence[Sample],
+        white_level: float | None,
+        geometry: Geometry,
+        skipped: dict[str, str],
     ) -> list[tuple[Sample, Defective]]:
-        """The working photos and masks of the defective training photos that the encoder may learn from."""
+        """The working photos and masks of the defective training photos that the encoder may learn from;
+        those that cannot be read go into `skipped`, as good ones do."""
 
-        def read(sample: Sample) -> Defective:
+        def read(sample: Sample) -> Defective | None:
             limit = self.config.data.max_megapixels
-            photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
+            try:
+                photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
+            except ImageError as error:
+                skipped[str(sample.path)] = str(error)
+                return None
             mask = defect_mask(sample, photo.shape[:2])
             if mask is None or not mask.any():
                 raise DataError(
@@ -202,7 +211,8 @@ class Fit:
             small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
             return geometry.working(photo), small
 
-        return [(sample, read(sample)) for sample in defects_wanted(self.config, samples)]
+        wanted = defects_wanted(self.config, samples)
+        return [(sample, defect) for sample in wanted if (defect := read(sample)) is not None]
 
     def _encoder(self, photos: list[Photo], defects: list[Defective]) -> tuple[Encoder, list[Tensor]]:
         """The trained encoder, and the raw features (C, h, w) float16 of the training photos."""

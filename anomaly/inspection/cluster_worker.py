@@ -76,7 +76,7 @@ class Worker:
             for name, data in job.files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(data)
-            bundle = read_bundle(folder)
+            bundle = read_bundle(folder, late=job.runtime != "torch")
             self._score = choose_scorer(bundle, job.runtime, threads=1)
         self._detector = replace(bundle.detector, policy=job.policy)
         self._shortlist = Shortlist()

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from anomaly.data.geometry import small_picture
 from anomaly.detector import Detector
 from anomaly.inspection.gallery import Pictures
 from anomaly.inspection.stream import Judged, lacks_memory, too_large
@@ -54,14 +55,13 @@ def _drawn(detector: Detector, judged: Judged, wanted: Callable[[float], bool]) 
     heat = overlay(photo, seen, threshold, colour_ceiling(policy.normal_scores, threshold))
     pictures: Pictures | None = None
     if wanted(verdict.image_score):
-        expected = detector.expected(photo)
         low = threshold if verdict.decision == "anomalous" else verdict.review_threshold
         assert low is not None
         pictures = {
             "original": jpeg_bytes(thumbnail(photo, SIDE)),
             "heatmap": jpeg_bytes(thumbnail(heat, SIDE)),
             "outline": jpeg_bytes(thumbnail(outline(photo, seen, low), SIDE)),
-            "expected": None if expected is None else jpeg_bytes(expected),
+            "small": None if detector.picture is None else png_bytes(small_picture(photo)),
         }
     return Drawn(verdict, png_bytes(heat), bytes(cv2.imencode(".tiff", values)[1]), pictures)
 
@@ -69,3 +69,10 @@ def _drawn(detector: Detector, judged: Judged, wanted: Callable[[float], bool]) 
 def colour_ceiling(scores: np.ndarray[Any, np.dtype[np.float64]], threshold: float) -> float:
     """Where the colour scale ends: as far again above the threshold as four times its way from the median."""
     return threshold + 4 * max(threshold - float(np.median(scores)), 0.1 * abs(threshold), 1e-6)
+
+
+def expected_jpeg(detector: Detector, small: bytes) -> bytes | None:
+    """What the model expected to see, from the encoded `small` picture of a photo."""
+    photo = cv2.cvtColor(cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    expected = detector.expected(np.asarray(photo, np.uint8))
+    return None if expected is None else jpeg_bytes(expected)

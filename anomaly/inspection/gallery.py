@@ -4,7 +4,7 @@ program is killed or the photo is moved away."""
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from anomaly.records import Verdict
@@ -12,7 +12,8 @@ from anomaly.report.inspection import GalleryItem
 
 SIZE = 40
 """Photos that the report shows."""
-PICTURES = ("original", "heatmap", "outline", "expected")
+PICTURES = ("original", "heatmap", "outline", "small")
+"""`small` is what the picture of what the model expected is drawn from, at the end and for these alone."""
 
 Pictures = Mapping[str, bytes | None]
 """Picture by name, one of PICTURES each; None where the model draws no such picture."""
@@ -60,15 +61,16 @@ class Gallery:
             for name in PICTURES:
                 self._path(-gone, name).unlink(missing_ok=True)
 
-    def items(self) -> list[GalleryItem]:
-        """The photos with their pictures."""
+    def items(self, expected: Callable[[bytes], bytes | None]) -> list[GalleryItem]:
+        """The photos with their pictures; `expected` draws what the model expected from a small one."""
         found = []
         for _, negative, verdict in self._worst:
             paths = [self._path(-negative, name) for name in PICTURES]
             data = [path.read_bytes() if path.exists() else None for path in paths]
             if data[0] is not None and data[1] is not None and data[2] is not None:
-                found.append(GalleryItem(verdict.path, verdict, data[0], data[1], data[2], data[3]))
+                last = None if data[3] is None else expected(data[3])
+                found.append(GalleryItem(verdict.path, verdict, data[0], data[1], data[2], last))
         return found
 
     def _path(self, index: int, name: str) -> Path:
-        return self._folder / f"{index:06d}.{name}.jpg"
+        return self._folder / f"{index:06d}.{name}"

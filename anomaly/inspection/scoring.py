@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from anomaly.bundle import Bundle
+import numpy as np
+
+from anomaly.bundle import BLANK, Bundle
 from anomaly.detector import Photo, Scores, use_threads
-from anomaly.errors import AnomalyError, ConfigError
+from anomaly.errors import AnomalyError, BundleError, ConfigError
 from anomaly.export.folder import Export, default_folder, find_export
 from anomaly.export.runtimes import INSTALL, RUNTIMES, VARIANTS, load_graph
 from anomaly.export.verify import BranchScorer, Score
@@ -48,8 +50,10 @@ def choose_scorer(
     if runtime == "auto":
         export = _fastest(bundle, say)
         if export is None:
+            bundle.load()
             return Scorer(bundle.detector.score, "torch", threads)
     elif runtime == "torch":
+        bundle.load()
         return Scorer(bundle.detector.score, "torch", threads)
     else:
         export = _named(bundle, runtime)
@@ -59,7 +63,10 @@ def choose_scorer(
         f"judging with {export.runtime} ({times[export.runtime]:g} ms a photo when it was verified, "
         f"torch {times['torch']:g} ms)"
     )
-    return Scorer(BranchScorer(bundle.detector, graph), export.runtime, threads)
+    scorer = BranchScorer(bundle.detector, graph)
+    if not np.isfinite(scorer(np.zeros((BLANK, BLANK, 3), np.uint8)).image_score):
+        raise BundleError(f"{export.path} scores a blank photo with no number: export the model again")
+    return Scorer(scorer, export.runtime, threads)
 
 
 def _named(bundle: Bundle, runtime: str) -> Export:

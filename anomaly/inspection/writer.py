@@ -24,7 +24,7 @@ import numpy as np
 
 from anomaly.bundle import Bundle
 from anomaly.errors import DataError
-from anomaly.inspection.drawing import Drawn, colour_ceiling, draw
+from anomaly.inspection.drawing import Drawn, colour_ceiling, draw, expected_jpeg
 from anomaly.inspection.gallery import Gallery
 from anomaly.inspection.identity import RUN, WORK, begun_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
@@ -155,7 +155,7 @@ class Writer:
             if parquet:
                 write_parquet(self.out)
             facts = model_facts(self.bundle)
-            gallery = self._gallery.items()
+            gallery = self._gallery.items(lambda small: expected_jpeg(self.bundle.detector, small))
             page = inspection_report(summary, self._tally, policy.normal_scores, gallery, facts)
             write_whole(self.out / "report.html", page)
             write_whole(self.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False))

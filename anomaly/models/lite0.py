@@ -90,10 +90,11 @@ class Lite0(nn.Module):
         super().__init__()
         self.conv_stem = _convolution(3, STEM, 3, 2)
         self.bn1 = Norm(STEM)
-        stages, inputs = [], STEM
+        stages: list[nn.Module] = []
+        inputs = STEM
         for count, kernel, stride, outputs in STAGES:
             block = Inverted if stages else Separable
-            blocks = [block(inputs, outputs, kernel, stride)]
+            blocks: list[nn.Module] = [block(inputs, outputs, kernel, stride)]
             blocks += [block(outputs, outputs, kernel, 1) for _ in range(count - 1)]
             stages.append(nn.Sequential(*blocks))
             inputs = outputs

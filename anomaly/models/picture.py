@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly import distributed
+from anomaly.data.geometry import small_picture
 from anomaly.models.autoencoder import PixelAutoencoder, to_multiple
 from anomaly.models.losses import l1_ssim_loss
 from anomaly.models.training import Checkpoints, Progress, train
 
 Photo = NDArray[np.uint8]
 
-LONG_SIDE = 128
 BATCH = 8
 NOISE = 0.05
 
@@ -62,11 +61,8 @@ def expected_picture(network: PixelAutoencoder, photo: Photo) -> Photo:
 
 
 def _small(photo: Photo) -> Tensor:
-    """(1, 3, h, w) in [0, 1] with a long side of LONG_SIDE."""
-    scale = LONG_SIDE / max(photo.shape[:2])
-    width, height = max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0]))
-    small = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
-    return torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+    """(1, 3, h, w) in [0, 1], small."""
+    return torch.from_numpy(small_picture(photo)).permute(2, 0, 1)[None].float() / 255
 
 
 def _grown(values: Tensor, height: int, width: int) -> Tensor:

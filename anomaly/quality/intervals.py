@@ -6,8 +6,6 @@ import math
 from bisect import bisect_left
 from fractions import Fraction
 
-from scipy import special
-
 from anomaly.errors import ConfigError
 
 
@@ -30,12 +28,16 @@ def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
 
 def upper_bound(k: int, n: int, confidence: float = 0.95) -> float:
     """The rate that is exceeded with at most 1 - confidence, after `k` failures among `n`."""
+    from scipy import special  # here, for whoever judges photos asks for no bounds
+
     _check(k, n, confidence)
     return 1.0 if k == n else float(special.betaincinv(k + 1, n - k, confidence))
 
 
 def lower_bound(k: int, n: int, confidence: float = 0.95) -> float:
     """The rate that is undercut with at most 1 - confidence, after `k` failures among `n`."""
+    from scipy import special
+
     _check(k, n, confidence)
     return 0.0 if k == 0 else float(special.betainccinv(k, n - k + 1, confidence))
 
@@ -71,6 +73,8 @@ def _shows(k: int, n: int, rate: Fraction, confidence: Fraction) -> bool:
     1000 photos are decided in fractions."""
     if k >= n:
         return False
+    from scipy import special
+
     slack = 1 - confidence
     tail = special.betaincc(k + 1, n - k, float(rate))
     if abs(tail / float(slack) - 1) > 1e-9 or n > 1000:

@@ -2,6 +2,9 @@
 
 A scorer sees maps of numbers, never photos or paths, so each can be fitted and tested on a few hand-made
 vectors. What it reads is one of the inputs of `PatchMaps`; higher scores are more anomalous.
+
+torch is imported where something is computed with it, so that what only asks for options, or searches a
+memory bank for an exported model, does without.
 """
 
 from __future__ import annotations
@@ -9,17 +12,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from anomaly.config import Section
-from anomaly.models.training import Checkpoints, Progress, Silent
+from anomaly.maps import Map
 from anomaly.registry import Registry
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from anomaly.models.training import Checkpoints, Progress
+
 Input = Literal["features", "embedding", "pixels"]
-State = dict[str, Tensor]
+State = dict[str, "Tensor"]
 Options = TypeVar("Options", bound=Section)
 
 
@@ -36,13 +42,25 @@ class PatchMaps:
     pixels: Tensor
 
 
+def _keep_nothing() -> Checkpoints:
+    from anomaly.models.training import Checkpoints
+
+    return Checkpoints()
+
+
+def _show_nothing() -> Progress:
+    from anomaly.models.training import Silent
+
+    return Silent()
+
+
 @dataclass(frozen=True)
 class FitContext:
     """What a scorer may need beside its training maps."""
 
     seed: int = 0
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    progress: Progress = field(default_factory=Silent)
+    checkpoints: Checkpoints = field(default_factory=_keep_nothing)
+    progress: Progress = field(default_factory=_show_nothing)
     losses: dict[str, list[float]] = field(default_factory=dict)
     """Where a scorer leaves the loss of every step, by name of the network."""
 
@@ -85,6 +103,26 @@ class Scorer(ABC, Generic[Options]):
         """Undo `state`. Raises KeyError, ValueError or RuntimeError where tensors are missing or misfit."""
 
 
+class Searching(Scorer[Options]):
+    """A scorer that looks values up in a memory bank: exports end before it, for a graph does that slowly."""
+
+    @abstractmethod
+    def search(self, values: Map) -> Map:
+        """(C, h, w) -> (h, w) patch scores, without torch."""
+
+    @abstractmethod
+    def restore_arrays(self, state: dict[str, Any]) -> None:
+        """`restore` from numpy's arrays."""
+
+    def score(self, values: Tensor) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.search(values.numpy()))
+
+    def restore(self, state: State) -> None:
+        self.restore_arrays({name: values.numpy() for name, values in state.items()})
+
+
 SCORERS: Registry[type[Scorer[Any]]] = Registry("scorer", package=__name__)
 
 
@@ -95,6 +133,8 @@ def build_scorers(options: dict[str, Any]) -> dict[str, Scorer[Any]]:
 
 def crops(maps: Sequence[Tensor], size: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
     """`count` random crops (C, size, size) of `maps`; where a map is smaller its edge is repeated."""
+
+    import torch
 
     def draw(end: int) -> int:
         return int(torch.randint(max(end, 1), (), generator=generator))

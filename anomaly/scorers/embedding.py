@@ -7,18 +7,18 @@ re-weighting of eq. 7; over the embedding of the contrastive encoder, and with a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from anomaly import distributed
 from anomaly.config import Section
 from anomaly.expected import ExpectedDistance
 from anomaly.neighbours import Floats, MemoryBank, coreset
-from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State
+from anomaly.scorers import SCORERS, FitContext, Input, Searching, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EmbeddingOptions(Section):
@@ -33,7 +33,7 @@ class EmbeddingOptions(Section):
 
 
 @SCORERS.register("embedding")
-class EmbeddingDistance(Scorer[EmbeddingOptions]):
+class EmbeddingDistance(Searching[EmbeddingOptions]):
     """Distance to a memory bank of contrastive embeddings of normal patches."""
 
     Config = EmbeddingOptions
@@ -45,6 +45,8 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
         return "embedding"
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
+        from anomaly import distributed
+
         photos = distributed.each(lambda photo: _patches(maps[photo]), range(len(maps)))
         size, seed = self.options.bank_size, context.seed
 
@@ -60,15 +62,16 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
         added = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
         self.bank = MemoryBank(np.concatenate([self.bank.patches, added]), self.bank.centroids)
 
-    def score(self, values: Tensor) -> Tensor:
-        distance = torch.from_numpy(self.bank.distance(values.flatten(1).T.numpy())).reshape(values.shape[1:])
+    def search(self, values: Floats) -> Floats:
+        distance = self.bank.distance(values.reshape(len(values), -1).T).reshape(values.shape[1:])
         if not self.options.relative:
             return distance
-        return distance * torch.exp(
-            -self.options.relative * self.expected.of_surroundings(values[None])[0, 0]
-        )
+        expected = self.expected.around(values)
+        return np.asarray(distance * np.exp(np.float32(-self.options.relative) * expected), np.float32)
 
     def state(self) -> State:
+        import torch
+
         expected = self.expected
         return {
             "patches": torch.from_numpy(self.bank.patches),
@@ -79,19 +82,19 @@ class EmbeddingDistance(Scorer[EmbeddingOptions]):
             ),
         }
 
-    def restore(self, state: State) -> None:
+    def restore_arrays(self, state: dict[str, Any]) -> None:
         patches, centroids = state["patches"], state["centroids"]
         if patches.ndim != 2 or centroids.ndim != 2 or patches.shape[1] != centroids.shape[1]:
             raise ValueError("patches and centroids must be two tables of the same width")
-        if not len(patches) or any(
-            not table.square().sum(1).isfinite().all() for table in (patches, centroids)
-        ):
+        with np.errstate(over="ignore"):
+            lengths = [np.square(table).sum(1) for table in (patches, centroids)]
+        if not len(patches) or not all(np.isfinite(values).all() for values in lengths):
             raise ValueError("the memory bank is empty, or its patches are no numbers that can be compared")
         weights, limits = state["expected.weights"], state["expected.range"]
         if weights.shape != patches.shape[1:] or limits.shape != (3,):
             raise ValueError("the expected distance does not fit the patches")
-        self.bank = MemoryBank(patches.numpy(), centroids.numpy())
-        self.expected = ExpectedDistance(weights.numpy(), *limits.tolist())
+        self.bank = MemoryBank(patches, centroids)
+        self.expected = ExpectedDistance(weights, *limits.tolist())
 
 
 def _patches(values: Tensor) -> Floats:

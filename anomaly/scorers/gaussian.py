@@ -7,14 +7,16 @@ a faint defect shows (Balestriero and LeCun, ICML 2024).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from torch import Tensor
 
 from anomaly.config import Section
 from anomaly.scorers import SCORERS
 from anomaly.scorers.mean_square import MeanSquare
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GaussianOptions(Section):

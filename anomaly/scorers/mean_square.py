@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from anomaly.scorers import FitContext, Input, Options, Scorer, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MeanSquare(Scorer[Options]):
@@ -28,6 +29,8 @@ class MeanSquare(Scorer[Options]):
         return "features"
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
+        import torch
+
         mean, covariance = _moments(maps)
         variances, directions = torch.linalg.eigh(covariance)
         self.mean, self.axes = mean.float(), self.axes_of(variances, directions).float()
@@ -48,6 +51,8 @@ class MeanSquare(Scorer[Options]):
 
 def _moments(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean (C,) and covariance (C, C) of all patches of `maps`, in float64."""
+    import torch
+
     count, first, second = 0, torch.zeros(()), torch.zeros(())
     for values in maps:
         flat = values.flatten(1).double()

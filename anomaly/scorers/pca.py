@@ -7,14 +7,14 @@ one is what reconstruction learns; the two options show it on one's own product.
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from anomaly.config import Section, Share
 from anomaly.scorers import SCORERS
 from anomaly.scorers.mean_square import MeanSquare
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PcaOptions(Section):
@@ -33,6 +33,6 @@ class Pca(MeanSquare[PcaOptions]):
     Config = PcaOptions
 
     def axes_of(self, variances: Tensor, directions: Tensor) -> Tensor:
-        held = torch.cumsum(variances.flip(0), 0) / variances.sum().clamp_min(1e-12)
+        held = variances.flip(0).cumsum(0) / variances.sum().clamp_min(1e-12)
         top = min(int((held < self.options.variance).sum()) + 1, len(variances) - 1)
         return (directions[:, -top:] if self.options.subspace == "top" else directions[:, :-top]).T

@@ -7,19 +7,18 @@ arXiv 2402.11337); features standardised by channel weigh what the backbone find
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
-from anomaly import distributed
 from anomaly.config import Section
-from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder, sampled
-from anomaly.models.losses import l1_ssim_loss, ssim_map
-from anomaly.models.training import train
 from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, crops
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder
 
 
 class ReconstructionOptions(Section):
@@ -51,6 +50,14 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         return self.options.target
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
+        import torch
+        import torch.nn.functional as F
+
+        from anomaly import distributed
+        from anomaly.models.autoencoder import PixelAutoencoder, sampled
+        from anomaly.models.losses import l1_ssim_loss
+        from anomaly.models.training import train
+
         options = self.options
         pixels = options.target == "pixels"
         torch.manual_seed(context.seed)
@@ -82,6 +89,12 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         )
 
     def score(self, values: Tensor) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
+        from anomaly.models.autoencoder import PixelAutoencoder
+        from anomaly.models.losses import ssim_map
+
         with torch.inference_mode():
             rebuilt = self.network(values[None])
             if self.options.target == "features":
@@ -98,6 +111,8 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         self.network.load_state_dict(state)
 
     def _build(self, channels: int) -> None:
+        from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder
+
         options, variational = self.options, self.options.variational > 0
         if options.target == "features":
             self.network = FeatureAutoencoder(channels, options.bottleneck, variational).eval()
@@ -107,6 +122,9 @@ class Reconstruction(Scorer[ReconstructionOptions]):
 
 def _kept(values: Tensor, patch: int, masked: float, generator: torch.Generator) -> Tensor:
     """1 where (B, C, h, w) stays visible, 0 in the `masked` share of its patches, (B, 1, h, w)."""
+    import torch
+    import torch.nn.functional as F
+
     b, _, h, w = values.shape
     grid = torch.rand((b, 1, -(-h // patch), -(-w // patch)), generator=generator) >= masked
     return F.interpolate(grid.float(), scale_factor=patch)[:, :, :h, :w]
