@@ -65,18 +65,8 @@ class MemoryBank:
             import faiss
 
             cells = int(2 * math.sqrt(len(patches)))
-            few, many = (
-                1,
-                48,
-            )  # patches for each cell that k-means learns from; with few it would write warnings
-            kmeans = faiss.Kmeans(
-                patches.shape[1],
-                cells,
-                niter=8,
-                seed=1,
-                min_points_per_centroid=few,
-                max_points_per_centroid=many,
-            )
+            limits = {"min_points_per_centroid": 1, "max_points_per_centroid": 48}  # 1: without a warning
+            kmeans = faiss.Kmeans(patches.shape[1], cells, niter=8, seed=1, **limits)
             kmeans.train(patches)
             centroids = np.asarray(kmeans.centroids, dtype=np.float32)
         return cls(patches, centroids)
