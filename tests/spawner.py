@@ -14,6 +14,7 @@ from pathlib import Path
 SERVER = """
 import json, os, resource, sys
 import anomaly.bundle, anomaly.cli, anomaly.inspection.scoring, anomaly.inspection.writer
+import anomaly.networks, anomaly.models.picture  # torch, before memory is limited
 
 def run(arguments, log, memory):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
