@@ -118,5 +118,5 @@ def test_random_damage_never_escapes_as_another_exception(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_ten_minutes_of_random_damage(copy: Path) -> None:
-    assert fuzz(copy, 420, 0) > 100
-    assert fuzz_manifest(copy, 180, 0) > 1000
+    fuzz(copy, 420, 100)
+    fuzz_manifest(copy, 180, 1000)
