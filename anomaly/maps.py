@@ -78,7 +78,7 @@ def steadiness_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     With the inverse of it as weight, each branch brings the same amount to the usual highest score.
     """
     tail = np.quantile(scores, TAIL, axis=0) - np.median(scores, axis=0)
-    weights = (tail + 1e-3 * tail.max() + 1e-12) ** -1.0
+    weights = 1 / (tail + 1e-3 * tail.max() + 1e-12)
     return np.asarray(weights / weights.sum())
 
 

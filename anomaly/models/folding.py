@@ -49,7 +49,6 @@ def _fold_children(module: nn.Module) -> None:
                 child.bias,
             )
             before.to(memory_format=torch.channels_last)
-            setattr(
-                module, name, getattr(child, "act", nn.Identity())
-            )  # timm's have their activation in them
+            # Some normalisations have the activation in them.
+            setattr(module, name, getattr(child, "act", nn.Identity()))
         before = child

@@ -56,7 +56,7 @@ class StagesBackbone(Backbone):
         return torch.cat(maps, dim=1)
 
     def fill(self, weights: Weights, source: str) -> None:
-        """Load `weights` of the whole timm model; a missing or misshapen tensor is a ConfigError."""
+        """Load `weights` of the whole network; a missing or misshapen tensor is a ConfigError."""
         wanted = self.model.state_dict()
         short = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
         wrong = [key for key in wanted if key in weights and weights[key].shape != wanted[key].shape]

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,8 @@ def _graph(network: Any, runtime: str, photos: list[np.ndarray], calls: int) -> 
 
 def peak_mb() -> float:
     """Most memory that this process ever held. `ru_maxrss` would begin with the peak of what started it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
+    with suppress(OSError, IndexError):  # Linux alone tells
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
