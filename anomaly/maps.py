@@ -15,6 +15,8 @@ FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
 TAIL = 0.95
 """The quantile of held-out normal scores whose distance from their median says how steady a branch is."""
+SHARPNESS = 6
+"""How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight."""
 
 
 def resize(values: Map, size: tuple[int, int]) -> Map:
@@ -75,10 +77,9 @@ def steadiness_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
     The scores are those of held-out normal photos. A threshold lies in their upper tail, and a defect must
     exceed it: a branch counts the less, the further its tail reaches above its median.
-    With the inverse of it as weight, each branch brings the same amount to the usual highest score.
     """
     tail = np.quantile(scores, TAIL, axis=0) - np.median(scores, axis=0)
-    weights = 1 / (tail + 1e-3 * tail.max() + 1e-12)
+    weights = (tail + 1e-3 * tail.max() + 1e-12) ** -float(SHARPNESS)
     return np.asarray(weights / weights.sum())
 
 
