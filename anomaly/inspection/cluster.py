@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import pickle
+import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ SHARE = 4
 """Tasks for each worker at least, where there are photos enough."""
 DEATHS = 3
 """Workers that may die with one task before it is given up."""
+RESTARTS = 10
+"""How often one worker is replaced in an inspection, whatever it died of."""
+ANSWER = 10.0
+"""Seconds that the cluster at RAY_ADDRESS is given to accept a connection. Ray itself waits for minutes."""
 STORE = 512 * 2**20
 """Bytes of shared memory of a cluster on this machine: what waits to be recorded; more goes to the disk."""
 BLOCK = 32 * 2**20
@@ -81,6 +86,7 @@ def _connect(address: str | None, workers: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **quiet)
             return
         cores = workers or os.cpu_count() or 1
@@ -93,6 +99,13 @@ def _connect(address: str | None, workers: int | None) -> None:
             else "look into the logs of /tmp/ray/session_latest"
         )
         raise ConfigError(f"the Ray cluster does not answer ({reason}): {cure}") from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at [ray://]host:port; other forms are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,7 @@ class Cluster:
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=self.workers),
             num_cpus=1,
-            max_restarts=-1,
+            max_restarts=RESTARTS,
             max_task_retries=DEATHS,
         )
         return iter(judged.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
