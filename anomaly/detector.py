@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -110,13 +111,14 @@ _of_thread = threading.local()
 
 
 def use_threads(count: int) -> None:
-    """Let numpy, and torch and faiss where they are in use, take `count` threads in this thread."""
+    """Let numpy and OpenCV, and torch and faiss where they are in use, take `count` threads in this thread."""
     from threadpoolctl import threadpool_limits
 
     _of_thread.count, _of_thread.told = count, False
     keep_threads()
     if "faiss" in sys.modules:
         sys.modules["faiss"].omp_set_num_threads(count)
+    cv2.setNumThreads(count)
     threadpool_limits(count, user_api="blas")
 
 

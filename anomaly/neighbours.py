@@ -11,7 +11,7 @@ Floats = NDArray[np.float32]
 
 EXACT_BELOW = 4_000
 """Banks up to this size are searched exactly; above it in the cells that k-means finds, PROBES a query."""
-PROBES = 16
+PROBES = 8
 QUERIES, PATCHES = 1024, 8192
 """Queries and patches that one matrix product compares: its result stays within the cache's reach. Cells are
 asked by PATCHES queries at a time: the more ask a cell at once, the less reading it costs each."""
@@ -49,9 +49,12 @@ class MemoryBank:
         self._cells = self._with_offset(self.centroids)
         cell = self.cells()
         self._order = np.argsort(cell, kind="stable")
-        """Which patch each row of `_sorted` is: they are sorted by cell."""
-        self._sorted = self._with_offset(self.patches[self._order])
-        self._starts = np.searchsorted(cell[self._order], np.arange(len(self.centroids) + 1)).tolist()
+        """The patches, sorted by cell."""
+        ends = np.cumsum(np.bincount(cell, minlength=max(1, len(self.centroids))))
+        self._starts = np.concatenate([[0], ends])
+        rows = np.split(self._order, ends[:-1])
+        self._columns = [np.ascontiguousarray(self._with_offset(self.patches[some]).T) for some in rows]
+        """The patches of each cell, (D + 1, n): products read them faster lying so."""
 
     def __reduce__(self) -> tuple[type[MemoryBank], tuple[Floats, Floats]]:
         return MemoryBank, (self.patches, self.centroids)
@@ -64,7 +67,7 @@ class MemoryBank:
         if len(patches) > EXACT_BELOW:
             import faiss
 
-            cells = int(2 * math.sqrt(len(patches)))
+            cells = int(math.sqrt(len(patches)))
             limits = {"min_points_per_centroid": 1, "max_points_per_centroid": 48}  # 1: without a warning
             kmeans = faiss.Kmeans(patches.shape[1], cells, niter=8, seed=1, **limits)
             kmeans.train(patches)
@@ -86,48 +89,55 @@ class MemoryBank:
         distance = np.empty(len(queries), np.float32)
         for start in range(0, len(queries), many):
             some = queries[start : start + many]
-            closeness, row = search(self._with_one(some))
-            found = np.linalg.norm(some - self.patches[self._order[row]], axis=1)
+            closeness, place = search(self._with_one(some))
+            found = np.linalg.norm(some - self.patches[self._order[place]], axis=1)
             distance[start : start + many] = np.where(np.isneginf(closeness), np.inf, found)
         return distance
 
     def _in_all(self, queries: Floats) -> tuple[Floats, NDArray[np.int64]]:
-        """Closeness to the nearest row of `_sorted`, (Q,), and which it is, (Q,)."""
+        """Closeness to the nearest patch, (Q,), and its place in `_order`, (Q,)."""
         best = np.full(len(queries), -np.inf, np.float32)
-        row = np.zeros(len(queries), np.int64)
-        for start in range(0, len(self._sorted), PATCHES):
-            closeness = queries @ self._sorted[start : start + PATCHES].T
+        place = np.zeros(len(queries), np.int64)
+        for start in range(0, len(self.patches), PATCHES):
+            closeness = queries @ self._columns[0][:, start : start + PATCHES]
             nearest = closeness.argmax(1)
             value = closeness[np.arange(len(queries)), nearest]
             closer = ~(value <= best)  # what is no number is kept
-            best[closer], row[closer] = value[closer], start + nearest[closer]
-        return best, row
+            best[closer], place[closer] = value[closer], start + nearest[closer]
+        return best, place
 
     def _in_cells(self, queries: Floats) -> tuple[Floats, NDArray[np.int64]]:
         """The same, among the patches of the PROBES cells that are nearest to each query.
 
-        Cell by cell: one product compares all queries that ask it with all its patches.
+        Cell by cell: one product compares all queries that ask it with all its patches. A photo's few
+        hundred queries ask about as many cells, so what is done cell by cell is that product alone.
         """
         probes = min(PROBES, len(self._cells))
-        centres = queries @ self._cells.T
-        farthest = np.partition(centres, -probes, axis=1)[:, -probes, None]
-        cell, asking = np.nonzero(np.ascontiguousarray((centres >= farthest).T))
-        ends = np.searchsorted(cell, np.arange(len(self._cells) + 1)).tolist()
-        asked, starts = queries.take(asking, 0), self._starts
-        found = np.full(len(asking), -np.inf, np.float32)
-        place = np.zeros(len(asking), np.int64)
-        numbers = np.arange(len(queries))
-        for each in np.unique(cell).tolist():
-            here = slice(ends[each], ends[each + 1])
-            if starts[each] == starts[each + 1]:
-                continue
-            closeness = asked[here] @ self._sorted[starts[each] : starts[each + 1]].T
-            nearest = closeness.argmax(1)
-            found[here] = closeness[numbers[: len(nearest)], nearest]
-            place[here] = nearest + starts[each]
-        order = np.lexsort((-found, asking))
-        answer = order[np.searchsorted(asking[order], numbers)]
-        return found[answer], place[answer]
+        asks = np.argpartition(queries @ self._cells.T, -probes, axis=1)[:, -probes:].ravel()
+        size = np.diff(self._starts)[asks]
+        turn = np.argsort(asks, kind="stable")
+        turn = turn[size[turn] > 0]
+        best = np.full(len(asks), -np.inf, np.float32)
+        place = np.zeros(len(queries), np.int64)
+        if not len(turn):
+            return best[::probes], place
+        cell, asked = asks[turn], queries.take(turn // probes, 0)
+        ends = np.concatenate([[0], np.cumsum(size[turn])])
+        closeness = np.empty(ends[-1], np.float32)
+        first = np.flatnonzero(np.diff(cell, prepend=-1))
+        last = np.append(first[1:], len(cell))
+        runs = np.stack([cell[first], first, last, ends[first], ends[last]], axis=1)
+        for each, start, stop, begin, end in runs.tolist():
+            out = closeness[begin:end].reshape(stop - start, -1)
+            np.matmul(asked[start:stop], self._columns[each], out=out)
+        best[turn] = np.maximum.reduceat(closeness, ends[:-1])
+        nearest = best.reshape(-1, probes).argmax(1) + probes * np.arange(len(queries))
+        row = np.zeros(len(asks), np.int64)
+        row[turn] = np.arange(len(turn))
+        found = row[nearest]
+        for query, (begin, end) in enumerate(np.stack([ends[found], ends[found + 1]], axis=1).tolist()):
+            place[query] = closeness[begin:end].argmax()
+        return best[nearest], place + self._starts[cell[found]]
 
     def _with_one(self, values: Floats) -> Floats:
         """`values` (n, D) from the bank's centre, and a column of 1, (n, D + 1)."""

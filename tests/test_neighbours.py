@@ -40,6 +40,17 @@ def test_a_bank_that_grows_only_shortens_distances() -> None:
     assert (after.distance(queries) >= nearest(after.patches, queries) * (1 - 1e-5)).all()
 
 
+def test_cells_without_patches_and_queries_that_are_no_numbers() -> None:
+    bank = np.zeros((20, 4), np.float32)
+    bank[:, 0] = np.arange(20)
+    near, far = np.zeros((1, 4), np.float32), 100 + np.arange(40, dtype=np.float32).reshape(10, 4)
+    queries = np.array([[3.25, 0, 0, 0], [np.nan, 0, 0, 0]], np.float32)
+    found = MemoryBank(bank, np.concatenate([near, far])).distance(queries)
+    assert found[0] == 0.25 and np.isnan(found[1])
+    empty = np.concatenate([near - 9, 50 + far])  # the nearest eight of `far` hold no patch
+    assert np.isposinf(MemoryBank(bank, empty).distance(far[:1])).all()
+
+
 def test_distance_does_not_depend_on_what_else_is_asked() -> None:
     rng = np.random.default_rng(2)
     bank = MemoryBank.build(rng.normal(size=(300, 16)).astype(np.float32))
