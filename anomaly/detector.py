@@ -111,7 +111,7 @@ _of_thread = threading.local()
 
 
 def use_threads(count: int) -> None:
-    """Let numpy and OpenCV, and torch and faiss where they are in use, take `count` threads in this thread."""
+    """Let numpy, OpenCV, and torch and faiss where they are in use, take `count` threads in this thread."""
     from threadpoolctl import threadpool_limits
 
     _of_thread.count, _of_thread.told = count, False

@@ -6,16 +6,20 @@ A backbone maps photos (B, 3, H, W) in [0, 255], H and W multiples of its `strid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomaly.errors import ConfigError
 from anomaly.models.folding import folded
 from anomaly.registry import Registry
+
+Photo = NDArray[np.uint8]
 
 
 class Backbone(nn.Module):
@@ -31,6 +35,11 @@ class Backbone(nn.Module):
         super().__init__()
         self._judging: list[Backbone] = []
         """The copy of `judging`, in a list so that it is no part of this network and of its weights."""
+
+    def start_from(self, photos: Sequence[Photo], seed: int) -> None:
+        """Learn from working photos (H, W, 3) what takes no training; nothing, unless a backbone says so.
+        Asked once, before training, of those that are not `pretrained`."""
+        return None
 
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError
