@@ -8,6 +8,7 @@ import torch
 
 from anomaly.errors import ConfigError
 from anomaly.models.backbones import build_backbone
+from anomaly.models.backbones.none import FILTERS, PrincipalFilters
 from anomaly.models.encoder import WHITENING_FLOOR, Encoder, Projection
 
 
@@ -44,6 +45,51 @@ def test_the_embedding_starts_as_partly_whitened_principal_directions() -> None:
     variances = torch.linalg.svdvals(centred)[:4] ** 2 / len(patches)
     expected = variances / (variances + WHITENING_FLOOR * centred.square().mean()) ** 0.75
     torch.testing.assert_close(embedded.var(0, correction=0), expected, rtol=1e-3, atol=1e-3)
+
+
+def woven(period: int, seed: int, mark: bool = False) -> np.ndarray:
+    """A fine pattern of lines with noise, (128, 128, 3); `mark`: one patch of it runs the other way."""
+    rng = np.random.default_rng(seed)
+    rows = 128 + 60 * np.sin(2 * np.pi * np.arange(128) / period + rng.uniform(0, 6))[:, None]
+    photo = np.repeat(np.repeat(rows, 128, axis=1)[:, :, None], 3, axis=2)
+    if mark:
+        photo[48:64, 48:64] = photo[48:64, 48:64].transpose(1, 0, 2)
+    return np.clip(photo + rng.normal(0, 4, photo.shape), 0, 255).astype(np.uint8)
+
+
+def test_principal_filters_answer_to_what_good_photos_vary_in() -> None:
+    filters = PrincipalFilters()
+    filters.start_from([woven(6, seed) for seed in range(8)], seed=0)
+    assert not any(weight.requires_grad for weight in filters.parameters())
+
+    def answers(photo: np.ndarray) -> torch.Tensor:
+        return filters(torch.from_numpy(photo).permute(2, 0, 1)[None].float())[0]
+
+    normal = torch.stack([answers(woven(6, seed)) for seed in range(20, 40)])
+    marked = torch.stack([answers(woven(6, seed, mark=True)) for seed in range(40, 60)])
+    assert normal.shape == (20, 3 * FILTERS, 8, 8)
+    shift = (marked.mean(0) - normal.mean(0)).abs() / normal.std(0)
+    assert shift[:, 3, 3].max() > 5 > shift[:, 6, 6].max()  # the patch that is turned, and one that is not
+
+
+def test_principal_filters_do_not_depend_on_chance_and_need_no_large_photo() -> None:
+    photos = [woven(6, seed)[:32, :64] for seed in range(3)]
+    weights = []
+    for _ in range(2):
+        backbone = build_backbone("none")
+        backbone.start_from(photos, seed=3)
+        weights.append(torch.cat([weight.flatten() for weight in backbone.filters.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    assert weights[0].isfinite().all()
+
+
+def test_principal_filters_are_silent_while_the_rest_is_trained() -> None:
+    backbone = build_backbone("none")
+    images = 255 * torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    known = slice(backbone.channels - PrincipalFilters.channels, None)
+    assert backbone(images)[:, known].abs().min() > 0
+    backbone.train()
+    assert backbone(images).shape[1] == backbone.channels and not backbone(images)[:, known].any()
 
 
 @pytest.mark.parametrize(
