@@ -141,15 +141,13 @@ def timed(engine: str, workers: int, photos: list[Path], model: Path, out: Path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as run:
         assert run.stdout
         warm = max(1, len(photos) // 4)
-        moments, spent, largest = [], {}, 0.0
+        moments, spent, largest, peak = [], {}, 0.0, 0.0
         for _ in run.stdout:
             moments.append(time.monotonic())
             if len(moments) in (warm, len(photos)):
                 processes = family(run.pid)
                 spent[len(moments)] = np.array([sum(map(cpu_seconds, processes)), cpu_seconds(run.pid)])
-                largest = max(largest, *map(worker_mb, processes))
-        _, status, usage = os.wait4(run.pid, 0)
-        run.returncode = os.waitstatus_to_exitcode(status)
+                largest, peak = max(largest, *map(worker_mb, processes)), peak_mb(run.pid)
     if run.returncode or len(moments) != len(photos):
         sys.exit(f"{' '.join(command[-6:])} ended with {run.returncode} after {len(moments)} photos")
     counted = len(photos) - warm
@@ -160,7 +158,7 @@ def timed(engine: str, workers: int, photos: list[Path], model: Path, out: Path)
         "command_ms": float(own),
         "start_s": moments[0] - began,
         "whole_s": time.monotonic() - began,
-        "peak_mb": usage.ru_maxrss / 1024,
+        "peak_mb": peak,
         "worker_mb": largest,
     }
 
@@ -187,10 +185,20 @@ def cpu_seconds(pid: int) -> float:
 
 def worker_mb(pid: int) -> float:
     """Private memory of a worker process of Ray, MB; 0 for any other process."""
-    with suppress(OSError, IndexError):
+    with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(WORKER):
-            status = Path(f"/proc/{pid}/status").read_text()
-            return int(status.partition("RssAnon:")[2].split()[0]) / 1024
+            return _status_mb(pid, "RssAnon:")
+    return 0.0
+
+
+def peak_mb(pid: int) -> float:
+    """Most memory that a process has held so far, MB. What `wait4` tells begins with its parent's peak."""
+    return _status_mb(pid, "VmHWM:")
+
+
+def _status_mb(pid: int, field: str) -> float:
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/status").read_text().partition(field)[2].split()[0]) / 1024
     return 0.0
 
 
