@@ -87,7 +87,8 @@ class Encoder(nn.Module):
         self.register_buffer("spread", torch.ones(backbone.channels, 1, 1))
 
     def standardise_by(self, raw: Iterable[Tensor]) -> None:
-        """Take channel mean and spread from `raw` features (C, h, w) of training photos."""
+        """Take channel mean and spread from `raw` features (C, h, w) of training photos, a channel that the
+        backbone emphasises counting as if it spread less."""
         count, first, second = (
             0,
             torch.zeros(self.mean.shape[0]).double(),
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         mean = first / count
         variance = (second / count - mean.square()).clamp_min(0)
         self.mean.copy_(mean.float()[:, None, None])
-        self.spread.copy_(variance.sqrt().float()[:, None, None] + 1e-3)
+        self.spread.copy_(((variance.sqrt().float() + 1e-3) / self.backbone.emphasis())[:, None, None])
 
     def raw_features(self, photo: Photo) -> Tensor:
         """(H, W, 3) uint8, sides multiples of 32, -> (C, H / 16, W / 16) features before standardisation."""
@@ -112,7 +113,8 @@ class Encoder(nn.Module):
         return features[0]
 
     def standardised(self, raw: Tensor) -> Tensor:
-        """(..., C, h, w) raw features -> mean 0 and spread 1 in each channel over the training photos."""
+        """(..., C, h, w) raw features -> mean 0 in each channel over the training photos, and as spread what
+        the backbone emphasises, 1 for most."""
         return (raw.float() - self.mean) / self.spread
 
     def embed(self, features: Tensor) -> Tensor:

@@ -41,6 +41,10 @@ class Backbone(nn.Module):
         Asked once, before training, of those that are not `pretrained`."""
         return None
 
+    def emphasis(self) -> Tensor:
+        """How much each channel counts once all are standardised, (channels,)."""
+        return torch.ones(self.channels)
+
     def forward(self, images: Tensor) -> Tensor:
         raise NotImplementedError
 

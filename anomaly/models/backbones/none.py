@@ -19,6 +19,9 @@ EDGE = (WINDOW // 2,) * 4
 """Pixels that are mirrored at the edges, so that every patch is answered."""
 PHOTOS, WINDOWS = 60, 1500
 """Photos, and windows of each, whose principal directions the filters are, at most."""
+EMPHASIS = 2.0
+"""How much more the answer of a filter counts than a channel that is learnt: so there is about as much of
+the ones as of the others."""
 FLOOR = 1e-3
 """Added to variances before whitening, as a share of the mean variance of a pixel."""
 
@@ -104,6 +107,11 @@ class ScratchBackbone(Backbone):
 
     def start_from(self, photos: Sequence[Photo], seed: int) -> None:
         self.filters.start_from(photos, seed)
+
+    def emphasis(self) -> Tensor:
+        weights = torch.ones(self.channels)
+        weights[-PrincipalFilters.channels :] = EMPHASIS
+        return weights
 
     def forward(self, images: Tensor) -> Tensor:
         x = ((images - 127.5) / 64).contiguous(memory_format=torch.channels_last)
