@@ -219,11 +219,11 @@ class Fit:
         config = self.config
         backbone = self.backbone or build_backbone(config.backbone, seed=config.seed)
         encoder = Encoder(backbone, config.contrastive.embedding_size, config.image.tile_size)
-        if not backbone.pretrained:
-            backbone.start_from(photos, config.seed)
         contrastive = config.contrastive.model_copy(update={"supervised_weight": config.supervised_weight})
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
+                if not backbone.pretrained:
+                    backbone.start_from(photos, config.seed)
                 self.losses["backbone"] = train_backbone(
                     encoder,
                     photos,
