@@ -8,8 +8,8 @@ import torch
 
 from anomaly.errors import ConfigError
 from anomaly.models.backbones import build_backbone
-from anomaly.models.backbones.none import FILTERS, PrincipalFilters
 from anomaly.models.encoder import WHITENING_FLOOR, Encoder, Projection
+from anomaly.models.filters import FILTERS, PrincipalFilters
 
 
 @pytest.fixture
