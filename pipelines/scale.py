@@ -34,6 +34,7 @@ import numpy as np
 from anomaly.cli.terminal import say
 from pipelines.benchmark import data_folder
 from pipelines.speed import QUICK
+from pipelines.speed.rates import status_mb
 
 ENGINES = ("local", "ray")
 WORKERS = (1, 2)
@@ -147,7 +148,7 @@ def timed(engine: str, workers: int, photos: list[Path], model: Path, out: Path)
             if len(moments) in (warm, len(photos)):
                 processes = family(run.pid)
                 spent[len(moments)] = np.array([sum(map(cpu_seconds, processes)), cpu_seconds(run.pid)])
-                largest, peak = max(largest, *map(worker_mb, processes)), peak_mb(run.pid)
+                largest, peak = max(largest, *map(worker_mb, processes)), status_mb(run.pid, "VmHWM:")
     if run.returncode or len(moments) != len(photos):
         sys.exit(f"{' '.join(command[-6:])} ended with {run.returncode} after {len(moments)} photos")
     counted = len(photos) - warm
@@ -187,18 +188,7 @@ def worker_mb(pid: int) -> float:
     """Private memory of a worker process of Ray, MB; 0 for any other process."""
     with suppress(OSError):
         if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(WORKER):
-            return _status_mb(pid, "RssAnon:")
-    return 0.0
-
-
-def peak_mb(pid: int) -> float:
-    """Most memory that a process has held so far, MB. What `wait4` tells begins with its parent's peak."""
-    return _status_mb(pid, "VmHWM:")
-
-
-def _status_mb(pid: int, field: str) -> float:
-    with suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/status").read_text().partition(field)[2].split()[0]) / 1024
+            return status_mb(pid, "RssAnon:")
     return 0.0
 
 

@@ -222,8 +222,7 @@ class Fit:
         contrastive = config.contrastive.model_copy(update={"supervised_weight": config.supervised_weight})
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
-                if not backbone.pretrained:
-                    backbone.start_from(photos, config.seed)
+                backbone.start_from(photos, config.seed)
                 self.losses["backbone"] = train_backbone(
                     encoder,
                     photos,

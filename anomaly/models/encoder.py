@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anomaly.models.backbones import Backbone
+from anomaly.models.filters import principal_directions
 from anomaly.scorers import PatchMaps
 
 Photo = NDArray[np.uint8]
@@ -39,11 +40,10 @@ class Projection(nn.Module):
     def start_from(self, patches: Tensor) -> None:
         """Set the linear map to the partly whitened principal directions of `patches` (N, C), the correction
         to nothing."""
-        centred = patches.double() - patches.double().mean(0)
-        variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+        every, directions = principal_directions(patches)
         kept = self.linear.out_channels
-        variances, directions = variances.flip(0)[:kept], directions.flip(1)[:, :kept]
-        floor = WHITENING_FLOOR * centred.square().mean() + 1e-12
+        variances, directions = every[:kept], directions[:, :kept]
+        floor = WHITENING_FLOOR * every.mean() + 1e-12
         directions = directions * _signs(directions) / (variances.clamp_min(0) + floor) ** WHITENING
         with torch.no_grad():
             self.linear.weight.zero_()

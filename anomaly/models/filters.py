@@ -24,6 +24,13 @@ FLOOR = 1e-3
 """Added to variances before whitening, as a share of the mean variance of a pixel."""
 
 
+def principal_directions(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances (D,) and directions (D, D), one a column, of `rows` (N, D), float64, the largest first."""
+    centred = rows.double() - rows.double().mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    return variances.flip(0), directions.flip(1)
+
+
 class PrincipalFilters(nn.Module):
     """(B, 3, H, W) in [0, 255] -> (B, channels, H / 16, W / 16): how strongly each patch answers to the
     whitened principal directions of small windows of good photos, at three scales.
@@ -42,12 +49,10 @@ class PrincipalFilters(nn.Module):
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(photos), min(PHOTOS, len(photos)), replace=False)
         for level, filters in zip(LEVELS, self.levels, strict=True):
-            windows = torch.cat([_windows(photos[int(index)], level, rng) for index in chosen]).double()
-            windows -= windows.mean(0)
-            variances, directions = torch.linalg.eigh(windows.T @ windows / len(windows))
+            windows = torch.cat([_windows(photos[int(index)], level, rng) for index in chosen])
+            variances, directions = principal_directions(windows)
             floor = FLOOR * variances.mean() + 1e-12
-            directions = directions.flip(1)[:, :FILTERS]
-            directions = directions / (variances.flip(0)[:FILTERS].clamp_min(0) + floor).sqrt()
+            directions = directions[:, :FILTERS] / (variances[:FILTERS].clamp_min(0) + floor).sqrt()
             weights = directions.T.float().reshape(FILTERS, 3, WINDOW, WINDOW)
             filters.load_state_dict({"weight": weights})
         self.requires_grad_(False)

@@ -166,9 +166,14 @@ def _graph(network: Any, runtime: str, photos: list[np.ndarray], calls: int) -> 
 
 def peak_mb() -> float:
     """Most memory that this process ever held. `ru_maxrss` would begin with the peak of what started it."""
-    with suppress(OSError, IndexError):  # Linux alone tells
-        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return status_mb(os.getpid(), "VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def status_mb(pid: int, field: str) -> float:
+    """A field of /proc/PID/status, MB; 0 where the process is gone, and where there is no such file."""
+    with suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/status").read_text().partition(field)[2].split()[0]) / 1024
+    return 0.0
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Backbone(nn.Module):
 
     def start_from(self, photos: Sequence[Photo], seed: int) -> None:
         """Learn from working photos (H, W, 3) what takes no training; nothing, unless a backbone says so.
-        Asked once, before training, of those that are not `pretrained`."""
+        Asked once, of a backbone that is about to be trained."""
         return None
 
     def emphasis(self) -> Tensor:
