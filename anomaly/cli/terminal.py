@@ -49,7 +49,9 @@ class TerminalProgress:
         self._bars = None if quiet else _bars()
         self._quiet = quiet
         self._tasks: dict[str, TaskID] = {}
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
+        """When each stage began, and with how much of it done."""
+        self._done: dict[str, int] = {}
         self._said = time.monotonic()
         self._stop = False
 
@@ -70,8 +72,14 @@ class TerminalProgress:
                 signal.signal(number, handler)
 
     def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
-        """Show how far `stage` is. Raises KeyboardInterrupt where that was asked for."""
-        began = self._began.setdefault(stage, time.monotonic())
+        """Show how far `stage` is. Raises KeyboardInterrupt where that was asked for.
+
+        A stage that falls back has begun once more, for the next model.
+        """
+        if stage not in self._done or done < self._done[stage]:
+            self._began[stage] = time.monotonic(), done
+        self._done[stage] = done
+        began, before = self._began[stage]
         text = "" if loss is None else f"loss {loss:.4f}"
         if self._bars:
             if stage not in self._tasks:
@@ -79,7 +87,7 @@ class TerminalProgress:
             self._bars.update(self._tasks[stage], completed=done, loss=text)
         elif not self._quiet and (done == total or time.monotonic() - self._said > EVERY):
             self._said = time.monotonic()
-            left = (self._said - began) / max(done, 1) * (total - done)
+            left = (self._said - began) / max(done - before, 1) * (total - done)
             took = f"{left:.0f} s left" if done < total else f"{self._said - began:.0f} s"
             say(f"{stage}: {done}/{total} {text}".rstrip() + f", {took}")
         if self._stop:
