@@ -67,7 +67,9 @@ def joined() -> Iterator[bool]:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with _together():
         patience = timedelta(seconds=PATIENCE)
-        store, _rank, _size = next(rendezvous("env://", timeout=patience))
+        shared, _rank, _size = next(rendezvous("env://", timeout=patience))
+        # torchrun's store outlives a restart, and would send the new processes to the lost ones' addresses
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
         dist.init_process_group("gloo", store=store, rank=_rank, world_size=_size, timeout=patience)
     try:
         yield _rank == 0
