@@ -235,6 +235,10 @@ SPOILS: dict[str, Spoil] = {
     ),
     "bank of infinity": tensor(BANK, lambda values: values / 0, "patches"),
     "bank of integers in three dimensions": tensor(BANK, lambda values: values[None], "patches"),
+    "expected distance beyond all numbers": tensor(BANK, lambda v: v + 1e188, "expected.range"),
+    "expected distance in no range": tensor(
+        BANK, lambda v: torch.tensor([0, 1, -1], dtype=v.dtype), "expected.range"
+    ),
     "spread of zero": tensor("statistics.safetensors", lambda values: values * 0, "embedding.spread"),
     "spread below zero": tensor("statistics.safetensors", lambda values: -values, "embedding.spread"),
     "statistics in one dimension": tensor("statistics.safetensors", lambda v: v.flatten(), "embedding.mean"),

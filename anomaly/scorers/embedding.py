@@ -20,6 +20,9 @@ from anomaly.scorers import SCORERS, FitContext, Input, Searching, State
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST_LOG = 80.0
+"""The exponential of a larger number is none in float32."""
+
 
 class EmbeddingOptions(Section):
     """Options of the embedding scorer."""
@@ -93,6 +96,8 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
         weights, limits = state["expected.weights"], state["expected.range"]
         if weights.shape != patches.shape[1:] or limits.shape != (3,):
             raise ValueError("the expected distance does not fit the patches")
+        if not (np.abs(limits) < LARGEST_LOG).all() or limits[1] > limits[2]:
+            raise ValueError("the range of the expected distance is no range")
         self.bank = MemoryBank(patches, centroids)
         self.expected = ExpectedDistance(weights, *limits.tolist())
 
