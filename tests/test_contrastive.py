@@ -83,3 +83,13 @@ def test_fine_tuning_moves_the_backbone(photos: list[np.ndarray]) -> None:
     train_backbone(encoder, photos, settings, seed=0, **QUIET)
     after = encoder.backbone.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before if key.endswith("weight"))
+
+
+def test_photos_smaller_than_a_crop_and_of_different_sides_train_a_backbone(photos: list[np.ndarray]) -> None:
+    mixed = [photos[0][:64], photos[1][:, :96], photos[2]]
+    mask = np.zeros((64, 64), bool)
+    mask[20:40, 20:40] = True
+    encoder = encoder_of(photos)
+    settings = ContrastiveConfig(supervised_weight=0.5, backbone_steps=2, patches=64)
+    losses = train_backbone(encoder, mixed, settings, seed=0, defects=[(photos[0][:64, :64], mask)], **QUIET)
+    assert len(losses) == 2 and np.isfinite(losses).all()

@@ -94,6 +94,8 @@ def train_backbone(
     defects: Sequence[Defective] = (),
 ) -> list[float]:
     """Train the backbone together with the projection, end to end; losses by step, `defects` as above."""
+    photos = [_mirrored(photo) for photo in photos]
+    defects = [(_mirrored(photo), _mirrored(mask.view(np.uint8)) > 0) for photo, mask in defects]
 
     def embed(images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, P, D), the patches of each photo row by row."""
@@ -125,6 +127,14 @@ def train_backbone(
         checkpoints=checkpoints,
         progress=progress,
     )
+
+
+def _mirrored(photo: Photo) -> Photo:
+    """The photo, continued by its mirror image where it is smaller than the crops that make up a batch."""
+    down, right = (max(SCRATCH_CROP - side, 0) for side in photo.shape[:2])
+    if not down and not right:
+        return photo
+    return np.asarray(cv2.copyMakeBorder(photo, 0, down, 0, right, cv2.BORDER_REFLECT_101), np.uint8)
 
 
 def _loss(first: Tensor, second: Tensor, defect: Tensor, config: ContrastiveConfig) -> Tensor:
