@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from anomaly.errors import ConfigError
 from anomaly.models.backbones import build_backbone
 from anomaly.models.encoder import WHITENING_FLOOR, Encoder, Projection
-from anomaly.models.filters import FILTERS, PrincipalFilters
+from anomaly.models.filters import FILTERS, SECOND_FILTERS, PrincipalFilters
 
 
 @pytest.fixture
@@ -68,9 +69,22 @@ def test_principal_filters_answer_to_what_good_photos_vary_in() -> None:
 
     normal = torch.stack([answers(woven(6, seed)) for seed in range(20, 40)])
     marked = torch.stack([answers(woven(6, seed, mark=True)) for seed in range(40, 60)])
-    assert normal.shape == (20, 3 * FILTERS, 8, 8)
+    assert normal.shape == (20, PrincipalFilters.channels, 8, 8)
     shift = (marked.mean(0) - normal.mean(0)).abs() / normal.std(0)
-    assert shift[:, 3, 3].max() > 5 > shift[:, 6, 6].max()  # the patch that is turned, and one that is not
+    for of_pixels_and_of_answers in shift.split([3 * FILTERS, SECOND_FILTERS]):
+        turned, other = of_pixels_and_of_answers[:, 3, 3], of_pixels_and_of_answers[:, 6, 6]
+        assert turned.max() > 5 > other.max()
+
+
+def test_second_filters_are_whitened_over_good_photos() -> None:
+    filters = PrincipalFilters()
+    photos = [woven(6, seed) for seed in range(8)]
+    filters.start_from(photos, seed=0)
+    images = torch.stack([torch.from_numpy(photo).permute(2, 0, 1).float() for photo in photos])
+    answers = filters.second(F.pad(filters._answers(images), (2, 2, 2, 2), mode="reflect"))
+    leading = answers.transpose(0, 1).flatten(1)[:16]
+    assert leading.mean(1).abs().max() < 0.1
+    assert leading.var(1).sub(1).abs().max() < 0.2
 
 
 def test_principal_filters_do_not_depend_on_chance_and_need_no_large_photo() -> None:
