@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.overrides import TorchFunctionMode
@@ -69,7 +70,7 @@ def joined() -> Iterator[bool]:
         patience = timedelta(seconds=PATIENCE)
         shared, _rank, _size = next(rendezvous("env://", timeout=patience))
         # torchrun's store outlives a restart, and would send the new processes to the lost ones' addresses
-        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
+        store = PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", shared)
         dist.init_process_group("gloo", store=store, rank=_rank, world_size=_size, timeout=patience)
     try:
         yield _rank == 0

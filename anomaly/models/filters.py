@@ -59,7 +59,9 @@ class PrincipalFilters(nn.Module):
             reduced = (_mirrored(F.avg_pool2d(image / 255, level), WINDOW) for image in images)
             filters.load_state_dict({"weight": _filters(reduced, FILTERS, WINDOW, WINDOWS, rng)})
         answers = [self._answers(image) for image in images]
-        moments = [torch.stack([part, part.square()]).mean((2, 3)) for part in (a[0].double() for a in answers)]
+        moments = [
+            torch.stack([part, part.square()]).mean((2, 3)) for part in (a[0].double() for a in answers)
+        ]
         mean, square = torch.stack(moments).mean(0)
         spread = (square - mean.square()).clamp_min(0).sqrt().float() + 1e-6
         mean = mean.float()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from anomaly.quality.intervals import clopper_pearson
 from anomaly.study.cells import Dials
@@ -55,8 +56,8 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> Choice:
     """The setting of least suppression among those whose overkill is not shown to exceed `target_fpr`.
 
-    The configured dials stay where no other setting is better by more than the standard error of the
-    difference, which is taken between the same seeds and the same photos.
+    The configured dials stay where the best other setting is not shown to suppress less: where Student's
+    lower bound of the difference (95 %, one-sided; the same seeds and photos in both) is not above 0.
     """
     steady = [one for one in summaries if one.overkill_interval[0] <= target_fpr]
     least = min(one.overkill for one in summaries)
@@ -66,18 +67,19 @@ def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> 
     left_out = len(summaries) - len(among)
     reason = ""
     if now is not None and best.dials != now.dials:
-        gain, error = _difference(now, best)
-        if now in among and gain <= error:
+        gain, error, bound = _difference(now, best)
+        if now in among and bound <= 0:
             reason = (
-                f"no setting is better than the configured one by more than the uncertainty: the nearest, "
-                f"{best.dials}, has a suppression index lower by {gain:.3f}, with a standard error of "
-                f"{error:.3f}"
+                f"no setting is shown to be better than the configured one: the nearest, {best.dials}, has a "
+                f"suppression index lower by {gain:.3f}, with a standard error of {error:.3f}, and at least "
+                f"by {bound:.3f} with 95 % confidence"
             )
             best = now
         else:
             reason = (
                 f"its suppression index is {best.index:.3f}, against {now.index:.3f} of the configured dials "
-                f"({fixed}); the standard error of the difference is {error:.3f}"
+                f"({fixed}); the standard error of the difference is {error:.3f}, and with 95 % confidence "
+                f"it is at least {bound:.3f}"
             )
     elif now is not None:
         reason = f"the configured dials have the lowest suppression index of the grid, {best.index:.3f}"
@@ -121,17 +123,21 @@ def _summary(dials: Dials, results: Sequence[Result]) -> Summary:
     )
 
 
-def _difference(now: Summary, best: Summary) -> tuple[float, float]:
-    """By how much `best` suppresses less, and the standard error of that."""
+def _difference(now: Summary, best: Summary) -> tuple[float, float, float]:
+    """By how much `best` suppresses less, the standard error of that, and its lower bound at 95 %."""
     both = sorted(set(now.by_seed) & set(best.by_seed))
     gains = [now.by_seed[seed] - best.by_seed[seed] for seed in both]
     gain = float(np.mean(gains)) if gains else now.index - best.index
-    if now.without_each and len(now.without_each) == len(best.without_each):
+    photos = len(now.without_each)
+    if photos > 1 and photos == len(best.without_each):
         apart = np.subtract(now.without_each, best.without_each)
-        over_photos = float(np.sqrt((len(apart) - 1) * np.var(apart)))  # the jackknife's
+        over_photos, freedom = float(np.sqrt((photos - 1) * np.var(apart))), photos - 1  # the jackknife's
+    elif len(gains) > 1:
+        over_photos, freedom = 0.0, len(gains) - 1
     else:
-        over_photos = 0.0 if len(gains) > 1 else best.error
-    return gain, float(np.hypot(_seed_error(gains), over_photos))
+        over_photos, freedom = best.error, 1
+    error = float(np.hypot(_seed_error(gains), over_photos))
+    return gain, error, gain - float(stats.t.ppf(0.95, freedom)) * error
 
 
 def _seed_error(values: Sequence[float]) -> float:

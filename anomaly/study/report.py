@@ -85,8 +85,8 @@ def study_report(studied: Studied, subject: str, data: str, config_path: str) ->
             f"suppression index is 1 minus the mean visibility over probes (docs/visibility.md): 0 sees "
             f"everything, 1 nothing.",
             "Recommended is the setting of the lowest index among those whose overkill on held-out normal "
-            "photos is not shown to exceed what was asked for; the configured dials stay where the gain is "
-            "within its standard error.",
+            "photos is not shown to exceed what was asked for; the configured dials stay unless the gain "
+            "is shown with 95 % confidence (Student, one-sided).",
         ],
         result=[
             Section("recommendation", [_sentence(choice.reason)]),
