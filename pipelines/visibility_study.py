@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         return 130
-    result = summary(found)
+    result = summary(found, RunConfig.load(None, options.overrides))
     page = file_report(options.out, report(found, result), result)
     short = {key: value for key, value in result.items() if key not in ("points", "surfaces")}
     print(json.dumps(result) if options.json else json.dumps(short, indent=1))

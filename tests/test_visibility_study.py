@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anomaly.config import RunConfig
 from anomaly.metrics import image_auroc
 from anomaly.quality.paired import delong_test
 from pipelines.dials.agreement import PREDICTIONS, at_size, summary
@@ -64,8 +65,8 @@ def scores() -> tuple[list[float], list[list[float]]]:
 
 def test_prediction_and_defects_are_ranked(scores: tuple[list[float], list[list[float]]]) -> None:
     normal, defect = scores
-    right = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)})
-    wrong = summary({"kolektor_sdd": cells(defect, [0.2, 0.5, 0.6], normal)})
+    right = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)}, RunConfig())
+    wrong = summary({"kolektor_sdd": cells(defect, [0.2, 0.5, 0.6], normal)}, RunConfig())
     for words in PREDICTIONS.values():
         for told, rank in ((right, 1), (wrong, -1)):
             one = told["spearman"]["fused"][words]
@@ -76,7 +77,7 @@ def test_prediction_and_defects_are_ranked(scores: tuple[list[float], list[list[
     labels = np.repeat([0, 1], [GOOD, BAD])
     assert first["auroc"] == pytest.approx(image_auroc([*normal, *defect[0]], labels))
     assert first["at_size"] == pytest.approx(0.6)
-    flat = summary({"kolektor_sdd": cells(defect, [0.5, 0.5, 0.5], normal)})
+    flat = summary({"kolektor_sdd": cells(defect, [0.5, 0.5, 0.5], normal)}, RunConfig())
     assert flat["spearman"]["fused"][PREDICTIONS["mean"]]["all points"] is None
 
 
@@ -88,7 +89,7 @@ def test_visibility_at_the_size_of_a_defect_lies_between_magnitudes() -> None:
 
 def test_margins_are_those_of_the_same_photos(scores: tuple[list[float], list[list[float]]]) -> None:
     normal, defect = scores
-    told = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)})["margins"]["fused"]
+    told = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)}, RunConfig())["margins"]["fused"]
     one = told["by_set"]["kolektor_sdd"]
     assert one["recommended"].startswith("strength 0.1")
     assert one["against"]["least visible"]["dials"].startswith("strength 0.6")
@@ -99,11 +100,14 @@ def test_margins_are_those_of_the_same_photos(scores: tuple[list[float], list[li
     assert margin["interval"] == pytest.approx(test.interval, abs=0.02)
     assert told["mean over sets"]["default"] == {k: margin[k] for k in ("margin", "interval")}
     assert one["against"]["best"]["margin"] == 0
+    other = RunConfig.load(None, ["contrastive.augmentation_strength=0.6"])
+    told = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)}, other)["margins"]["fused"]
+    assert told["by_set"]["kolektor_sdd"]["against"]["default"]["dials"].startswith("strength 0.6")
 
 
 def test_photos_of_one_place_are_drawn_together(scores: tuple[list[float], list[list[float]]]) -> None:
     normal, defect = scores
-    apart = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)})
+    apart = summary({"kolektor_sdd": cells(defect, [0.6, 0.5, 0.2], normal)}, RunConfig())
     together = cells(
         [[value for value in row for _ in range(4)] for row in defect],
         [0.6, 0.5, 0.2],
@@ -112,7 +116,7 @@ def test_photos_of_one_place_are_drawn_together(scores: tuple[list[float], list[
     for cell in together:
         for photo in cell["more"]["photos"]:
             photo["place"] = str(int(photo["place"]) // 4)
-    grouped = summary({"kolektor_sdd": together})
+    grouped = summary({"kolektor_sdd": together}, RunConfig())
     widths = []
     for told in (apart, grouped):
         margin = told["margins"]["fused"]["by_set"]["kolektor_sdd"]["against"]["worst"]
@@ -122,7 +126,7 @@ def test_photos_of_one_place_are_drawn_together(scores: tuple[list[float], list[
 
 def test_the_report_shows_every_set(scores: tuple[list[float], list[list[float]]]) -> None:
     found = {"kolektor_sdd": cells(scores[1], [0.6, 0.5, 0.2], scores[0])}
-    page = report(found, summary(found))
+    page = report(found, summary(found, RunConfig()))
     assert "1.00 over all points, 1.00 between models" in page.answer
     assert any(section.heading == "kolektor_sdd" for section in page.result)
 

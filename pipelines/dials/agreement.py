@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from anomaly.config import RunConfig
 from anomaly.metrics import image_auroc
 from anomaly.probes import PROBES
 from anomaly.study.cells import Dials
@@ -104,8 +105,8 @@ def at_size(size: float, magnitudes: Sequence[float], aurocs: Sequence[float]) -
     return max(0.0, 2 * float(np.interp(np.log(size), np.log(magnitudes), aurocs)) - 1)
 
 
-def summary(found: dict[str, list[Result]]) -> dict[str, Any]:
-    """Set -> results of its cells, to points, rank correlations and margins."""
+def summary(found: dict[str, list[Result]], config: RunConfig) -> dict[str, Any]:
+    """Set -> results of its cells, to points, rank correlations, and margins over the dials of `config`."""
     points = [point for name, results in found.items() for one in results for point in points_of(name, one)]
     out: dict[str, Any] = {
         "cells": {name: len(results) for name, results in found.items()},
@@ -119,7 +120,7 @@ def summary(found: dict[str, list[Result]]) -> dict[str, Any]:
         "twins, mean error of AUROC": {
             scorer: _mean(abs(p.twins - p.auroc) for p in points if p.scorer == scorer) for scorer in SCORERS
         },
-        "margins": {scorer: margins(found, scorer, dials_of) for scorer in SCORERS},
+        "margins": {scorer: margins(found, scorer, dials_of, config) for scorer in SCORERS},
         "points": [asdict(point) for point in points],
     }
     return out

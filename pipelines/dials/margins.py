@@ -25,13 +25,13 @@ cells of lowest and highest AUROC on the defects, which chance has helped to cho
 
 
 def margins(
-    found: dict[str, list[Result]], scorer: str, dials_of: Callable[[Result], Dials]
+    found: dict[str, list[Result]], scorer: str, dials_of: Callable[[Result], Dials], config: RunConfig
 ) -> dict[str, Any]:
-    """By set and on the mean over sets: AUROC at the recommended dials, and minus that of others.
+    """By set and on the mean over sets: AUROC at the recommended dials, and minus that of others, those of
+    `config` among them.
 
     AUROC is the mean over defect types, and over seeds; `drawn` intervals are 95 %.
     """
-    config = RunConfig()
     fixed = Dials.of(config)
     by_set: dict[str, Any] = {}
     drawn: dict[str, list[Floats]] = {name: [] for name in AGAINST}
