@@ -8,7 +8,6 @@ It imports nothing of this project, so that the two sets of dependencies never m
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -105,7 +104,7 @@ def main() -> None:
         **found,
         "fit_seconds": fit_seconds,
         "photos_per_second": len(scores) / predict_seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024,
     }
     Path(sys.argv[2]).write_text(json.dumps(result))
 

@@ -13,7 +13,6 @@ import csv
 import json
 import os
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from anomaly.data.layouts import read_samples
 from anomaly.evaluation import evaluate
 from anomaly.fitting.run import fit
 from anomaly.records import Sample
+from pipelines.speed.rates import forget_peak, peak_mb
 
 REAL = ("mvtec_bottle", "magnetic_tile", "kolektor_sdd", "bsdata")
 DRAWN = ("bracket", "twill")
@@ -94,6 +94,7 @@ def run_one(folder: Path, backbone: str, seed: int, scratch: Path, overrides: li
     """Fit and evaluate once."""
     settings = [f"backbone={backbone}", f"seed={seed}", "tracking.enabled=false", *overrides]
     progress = TerminalProgress()
+    forget_peak()
     with progress.running():
         start = time.monotonic()
         model = scratch / "model"
@@ -106,7 +107,7 @@ def run_one(folder: Path, backbone: str, seed: int, scratch: Path, overrides: li
             fitted.bundle.detector.score(fitted.bundle.detector.read(sample.path))
         rate = min(50, len(test)) / (time.monotonic() - start)
         metrics = evaluate(fitted.bundle, samples, progress=progress)
-    return {**metrics, "fit_seconds": fit_seconds, "photos_per_second": rate}
+    return {**metrics, "fit_seconds": fit_seconds, "photos_per_second": rate, "peak_mb": peak_mb()}
 
 
 def main() -> None:
@@ -155,7 +156,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         kind: mean([run["per_defect_type"][kind]["image_auroc"] for run in runs])
         for kind in runs[0]["per_defect_type"]
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = max(run["peak_mb"] for run in runs)
     spread = float(np.std([run["image_auroc"] for run in runs]))
     return {**figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak}
 

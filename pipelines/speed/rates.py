@@ -165,8 +165,15 @@ def _graph(network: Any, runtime: str, photos: list[np.ndarray], calls: int) -> 
 
 
 def peak_mb() -> float:
-    """Most memory that this process ever held. `ru_maxrss` would begin with the peak of what started it."""
+    """Most memory that this process held since it began, or since `forget_peak`, MB. `ru_maxrss` would begin
+    with the peak of what started it."""
     return status_mb(os.getpid(), "VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def forget_peak() -> None:
+    """Let `peak_mb` count from here, where the kernel allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def status_mb(pid: int, field: str) -> float:

@@ -12,8 +12,7 @@ from anomaly.models.backbones import BACKBONES, Backbone, Photo
 from anomaly.models.filters import STRIDE, PrincipalFilters
 
 EMPHASIS = 2.0
-"""How much more the answer of a filter counts than a channel that is learnt: so there is about as much of
-the ones as of the others."""
+"""How much more the answer of a filter counts than a channel that is learnt."""
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -31,7 +30,7 @@ class ScratchBackbone(Backbone):
 
     The filters see what hardly any training on few photos finds, above all faint marks on fine patterns; the
     stages learn what the filters miss. While the stages are trained the filters are silent: they are fixed,
-    and cost two thirds of what the stages do.
+    and cost more than the stages do.
     """
 
     stride = STRIDE
