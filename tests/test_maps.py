@@ -40,12 +40,19 @@ def test_standardised_maps_are_in_units_of_the_spread_of_all_patches(maps: list[
     assert statistics.spread[:, -1].mean() > 2 * statistics.spread[:, 0].mean()
 
 
-def test_a_branch_with_twice_the_tail_counts_a_sixty_fourth() -> None:
-    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 2.0] + [5.0, -3.0]
+def test_branches_weigh_by_the_sixth_power_of_their_tails() -> None:
+    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 1.15] + [5.0, -3.0]
     weights = steadiness_weights(scores)
     assert weights.sum() == pytest.approx(1)
     tails = np.quantile(scores, 0.95, axis=0) - np.median(scores, axis=0)
     assert weights[0] / weights[1] == pytest.approx((tails[1] / tails[0]) ** 6, rel=0.01)
+
+
+def test_every_branch_keeps_half_of_an_equal_share() -> None:
+    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 2.0]
+    np.testing.assert_allclose(steadiness_weights(scores), [0.75, 0.25])
+    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 1.4, 3.0]
+    np.testing.assert_allclose(steadiness_weights(scores), [2 / 3, 1 / 6, 1 / 6])
 
 
 def test_alike_branches_share_alike_and_constant_ones_do_not_break_it() -> None:
