@@ -18,7 +18,7 @@ TAIL = 0.95
 SHARPNESS = 6
 """How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight."""
 LEAST = 0.5
-"""Share of an equal weight that every branch keeps: a tail of some twenty photos is a matter of chance too."""
+"""Share of an equal weight that every branch keeps: a tail of twenty photos is a matter of chance too."""
 
 
 def resize(values: Map, size: tuple[int, int]) -> Map:

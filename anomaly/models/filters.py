@@ -20,6 +20,8 @@ SECOND_WINDOW, MIXED, SECOND_FILTERS = 5, 24, 64
 """Side of a second filter in cells, directions of the first answers that it looks at, second filters."""
 PHOTOS, WINDOWS, SECOND_WINDOWS = 60, 1500, 600
 """Photos, and windows of each, whose principal directions the filters are, at most."""
+PART = 512
+"""Side of the part of a photo that they are taken from, px."""
 FLOOR = 1e-3
 """Added to variances before whitening, as a share of the mean variance of a number in a window."""
 
@@ -60,10 +62,7 @@ class PrincipalFilters(nn.Module):
         """Take the filters from `photos`; they are not trained further."""
         rng = np.random.default_rng(seed)
         chosen = rng.choice(len(photos), min(PHOTOS, len(photos)), replace=False)
-        images = [
-            torch.from_numpy(np.ascontiguousarray(photos[int(index)])).permute(2, 0, 1)[None].float()
-            for index in chosen
-        ]
+        images = [_part(photos[int(index)], rng) for index in chosen]
         self.requires_grad_(False)
         for level, filters in zip(LEVELS, self.levels, strict=True):
             rows, columns = _both(filters)
@@ -97,6 +96,13 @@ class PrincipalFilters(nn.Module):
             answers = filters(_mirrored(F.avg_pool2d(images, level), WINDOW)).abs()
             maps.append(F.avg_pool2d(answers, FINE // level))
         return torch.cat(maps, dim=1)
+
+
+def _part(photo: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
+    """A random part of (H, W, 3), at most PART px wide and high, (1, 3, h, w)."""
+    top, left = (int(rng.integers(max(side - PART, 0) + 1)) for side in photo.shape[:2])
+    part = np.ascontiguousarray(photo[top : top + PART, left : left + PART])
+    return torch.from_numpy(part).permute(2, 0, 1)[None].float()
 
 
 def _mirrored(maps: Tensor, window: int) -> Tensor:
