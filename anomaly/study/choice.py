@@ -71,8 +71,8 @@ def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> 
         if now in among and bound <= 0:
             reason = (
                 f"no setting is shown to be better than the configured one: the nearest, {best.dials}, has a "
-                f"suppression index lower by {gain:.3f}, with a standard error of {error:.3f}, and at least "
-                f"by {bound:.3f} with 95 % confidence"
+                f"suppression index lower by {gain:.3f}, with a standard error of {error:.3f}; the lower "
+                f"bound of that at 95 % confidence is {bound:.3f}, not above 0"
             )
             best = now
         else:
