@@ -16,7 +16,8 @@ FLOOR = 0.3
 TAIL = 0.95
 """The quantile of held-out normal scores whose distance from their median says how steady a branch is."""
 SHARPNESS = 6
-"""How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight."""
+"""How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight,
+as far as LEAST allows."""
 LEAST = 0.5
 """Share of an equal weight that every branch keeps: a tail of twenty photos is a matter of chance too."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@cache
 def measured(name: str) -> dict[tuple[str, str], float]:
     """(condition, measure) -> mean over seeds."""
     done = run("--json", "--only", name)
@@ -47,10 +49,15 @@ def test_lower_temperature_suppresses_less() -> None:
     ten, five = (
         [digit[f"{bits} bits, temperature {t}"] for t in ("0.05", "0.1", "0.2", "0.5")] for bits in (10, 5)
     )
-    assert digit["5 bits, temperature 0.05"] > digit["5 bits, temperature 0.2"] + 0.1
     assert five == sorted(five, reverse=True) and five[0] > five[-1] + 0.6
     assert ten[0] > ten[1] + 0.05 and ten[0] > ten[2] + 0.4
     assert max(digit[f"20 bits, temperature {t}"] for t in ("0.05", "0.1", "0.2", "0.5")) < 0.25
+
+
+@pytest.mark.xfail(strict=True, reason="here the gap is .154, see docs/papers.md")
+def test_lower_temperature_is_ahead_by_a_wide_gap() -> None:
+    digit = {condition: value for (condition, _), value in measured("chen").items()}
+    assert digit["5 bits, temperature 0.05"] > digit["5 bits, temperature 0.2"] + 0.2
 
 
 def test_supervised_contrastive_unlearns_subclasses_that_the_joint_loss_keeps() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from anomaly.cli import terminal
 from anomaly.cli.terminal import TerminalProgress
@@ -43,3 +47,12 @@ def test_a_stage_that_begins_once_more_counts_its_own_time(
     lines = said(capsys)
     assert lines[:4] == [f"probes: {i}/4, {40 - 10 * i} s left" for i in (1, 2, 3)] + ["probes: 4/4, 40 s"]
     assert lines[-4:] == lines[:4]
+
+
+def test_the_bar_of_a_stage_that_begins_once_more_is_no_longer_finished() -> None:
+    progress = TerminalProgress(quiet=True)
+    progress._bars = Progress(console=Console(file=io.StringIO(), force_terminal=True))
+    for done in (1, 2, 0, 1):
+        progress.step("probes", done, 2)
+    (bar,) = progress._bars.tasks
+    assert bar.completed == 1 and not bar.finished and bar.finished_time is None

@@ -78,6 +78,8 @@ class TerminalProgress:
         """
         if stage not in self._done or done < self._done[stage]:
             self._began[stage] = time.monotonic(), done
+            if stage in self._tasks and self._bars:
+                self._bars.reset(self._tasks[stage])
         self._done[stage] = done
         began, before = self._began[stage]
         text = "" if loss is None else f"loss {loss:.4f}"
