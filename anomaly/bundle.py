@@ -53,7 +53,7 @@ HOSTILE = (
     AssertionError, MemoryError, OSError,
 )  # fmt: skip
 """What libraries raise on a model that was made to hurt, with checksums that fit."""
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 BLANK = 64
 """Side of the blank photo that a model is tried out with, px."""
@@ -296,6 +296,11 @@ def read_manifest(folder: Path) -> Json:
         raise BundleError(
             f"{folder} has model format {manifest['format']}, this program reads up to {FORMAT}: "
             "upgrade anomaly"
+        )
+    if manifest["format"] < FORMAT:
+        raise BundleError(
+            f"{folder} was fitted by an earlier version (model format {manifest['format']}, this program "
+            f"reads {FORMAT}): fit it again"
         )
     if manifest.get("checksum") != _checksum(manifest):
         raise BundleError(f"{folder / MANIFEST} was changed after it was written: restore the model")

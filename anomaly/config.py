@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from anomaly.errors import ConfigError, nearest
 
-DEFAULT_SCORERS = ("reconstruction", "embedding")
+DEFAULT_SCORERS = ("reconstruction", "embedding", "texture")
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -62,9 +62,9 @@ class ContrastiveConfig(Section):
 class FusionConfig(Section):
     by_position: bool = True
     """Whether maps are standardised position by position, or as a whole."""
-    weighting: Literal["steadiness", "equal"] = "steadiness"
-    """How branches are weighted: by how steadily they score held-out normal photos, or alike."""
-    top_share: Share = 0.02
+    weighting: Literal["visibility", "equal"] = "visibility"
+    """How branches are weighted: by what they see of small defects drawn on held-out photos, or alike."""
+    top_share: Share = 0.01
     """The image score is the mean of this share of the anomaly map, its largest values."""
 
 

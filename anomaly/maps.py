@@ -13,13 +13,6 @@ Map = NDArray[np.float32]
 
 FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
-TAIL = 0.95
-"""The quantile of held-out normal scores whose distance from their median says how steady a branch is."""
-SHARPNESS = 6
-"""How strongly steadiness weighs: a branch with half the tail gets this power of two times the weight,
-as far as LEAST allows."""
-LEAST = 0.5
-"""Share of an equal weight that every branch keeps: a tail of twenty photos is a matter of chance too."""
 
 
 def resize(values: Map, size: tuple[int, int]) -> Map:
@@ -73,25 +66,6 @@ def standardise_held_out(maps: Sequence[Map], by_position: bool) -> list[Map]:
         return [MapStatistics.of(maps, by_position).standardise(values) for values in maps]
     moments = _Moments.of(maps, by_position)
     return [moments.without(values).statistics().standardise(values) for values in maps]
-
-
-def steadiness_weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights (k,) of k branches, all positive, sum 1, by the upper tail of their `scores` (n, k).
-
-    The scores are those of held-out normal photos. A threshold lies in their upper tail, and a defect must
-    exceed it: a branch counts the less, the further its tail reaches above its median. None counts less than
-    LEAST of an equal share.
-    """
-    tail = np.quantile(scores, TAIL, axis=0) - np.median(scores, axis=0)
-    weights = (tail + 1e-3 * tail.max() + 1e-12) ** -float(SHARPNESS)
-    weights /= weights.sum()
-    least = LEAST / len(weights)
-    low = weights < least
-    while (weights[low] < least).any():
-        weights[low] = least
-        weights[~low] *= (1 - least * low.sum()) / weights[~low].sum()
-        low |= weights < least
-    return np.asarray(weights)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.detector import Detector
-from anomaly.expected import ExpectedDistance
+from anomaly.expected import Expected
 from anomaly.maps import MapStatistics
 from anomaly.models.backbones import build_backbone
 from anomaly.models.encoder import Encoder
@@ -40,21 +40,28 @@ def small_model(folder: Path) -> None:
     config = RunConfig.load(None, ["backbone=none", "contrastive.embedding_size=8"])
     encoder = Encoder(build_backbone("none"), 8, config.image.tile_size).eval()
     scorers = build_scorers(config.scorers)
-    scorers["reconstruction"]._build(encoder.backbone.channels)
-    patches = rng.normal(size=(50, 8)).astype(np.float32)
-    scorers["embedding"].bank = MemoryBank(patches, np.empty((0, 8), np.float32))
-    scorers["embedding"].expected = ExpectedDistance(np.zeros(8, np.float32), 0.0, 0.0, 0.0)
+    scorers["reconstruction"]._build(encoder.channels)
+    scorers["reconstruction"].expected = nothing_expected(encoder.channels)
+    for name, width in (("embedding", 8), ("texture", encoder.filters.channels)):
+        patches = rng.normal(size=(50, width)).astype(np.float32)
+        scorers[name].bank = MemoryBank(patches, np.empty((0, width), np.float32))
+        scorers[name].expected = nothing_expected(width)
     statistics = {name: MapStatistics(*np.ones((2, 4, 4), np.float32)) for name in scorers}
     scores = np.sort(rng.random(19))
     calibration = Calibration(scores, config.calibration, float(scores[-1]))
     detector = Detector(
-        config, Geometry(64), None, encoder, scorers, statistics, dict.fromkeys(scorers, 0.5), calibration,
+        config, Geometry(64), None, encoder, scorers, statistics, dict.fromkeys(scorers, 1 / 3), calibration,
         None, Policy.born(calibration),
     )  # fmt: skip
     rows = [{"path": "a", "sha256": "", "group": None, "image_score": score} for score in scores.tolist()]
     facts = {"data": {"sha256": []}, "mlflow": {"run_id": None, "uri": None}}
     maps = [np.ones((4, 4), np.float32) for _ in rows]
     write_bundle(folder, detector, facts, rows, maps, [np.zeros((64, 64, 3), np.uint8)])
+
+
+def nothing_expected(width: int) -> Expected:
+    """Every patch is expected to score the same."""
+    return Expected(np.zeros(width, np.float32), 0.0, 0.0, 0.0)
 
 
 def resign(folder: Path, manifest: Manifest) -> None:
@@ -239,6 +246,10 @@ SPOILS: dict[str, Spoil] = {
     "expected distance in no range": tensor(
         BANK, lambda v: torch.tensor([0, 1, -1], dtype=v.dtype), "expected.range"
     ),
+    "expected residual of another width": tensor(
+        "scorer.reconstruction.safetensors", lambda values: values[:3], "expected.weights"
+    ),
+    "model of an earlier format": field("format", value=1),
     "spread of zero": tensor("statistics.safetensors", lambda values: values * 0, "embedding.spread"),
     "spread below zero": tensor("statistics.safetensors", lambda values: -values, "embedding.spread"),
     "statistics in one dimension": tensor("statistics.safetensors", lambda v: v.flatten(), "embedding.mean"),
@@ -258,13 +269,13 @@ MANIFESTS: dict[str, bytes] = {
     "no format": b"{}",
     "format of text": b'{"format": "1"}',
     "format of the future": b'{"format": 99}',
-    "a key twice": b'{"format": 1, "format": 1}',
-    "no checksum": b'{"format": 1}',
-    "nested without end": b'{"format": 1, "a": ' + b"[" * 200_000,
+    "a key twice": b'{"format": 2, "format": 2}',
+    "no checksum": b'{"format": 2}',
+    "nested without end": b'{"format": 2, "a": ' + b"[" * 200_000,
     "a number of a million digits": b'{"format": ' + b"9" * 1_000_000 + b"}",
-    "no Unicode": b'{"format": 1, "a": "\xff\xfe"}',
-    "half a surrogate": b'{"format": 1, "checksum": "\\ud800"}',
-    "UTF-16": '{"format": 1}'.encode("utf-16"),
-    "cut": b'{"format": 1, "files": {"enc',
+    "no Unicode": b'{"format": 2, "a": "\xff\xfe"}',
+    "half a surrogate": b'{"format": 2, "checksum": "\\ud800"}',
+    "UTF-16": '{"format": 2}'.encode("utf-16"),
+    "cut": b'{"format": 2, "files": {"enc',
     "a zip": b"PK\x05\x06" + bytes(18),
 }

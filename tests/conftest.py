@@ -22,8 +22,11 @@ QUICK = (
     "scorers.reconstruction.steps=20",
     "scorers.reconstruction.batch_size=4",
     "picture_steps=3",
+    "fusion.weighting=equal",
     "tracking.enabled=false",
 )
+AS_FITTED = (*QUICK, "fusion.weighting=visibility")
+"""Of the fixture `model`; weighing takes longer than the rest of a quick fit, so most tests do without."""
 SPOT = (70, 40)
 """(row, col) of the middle of the defect on every bad photo."""
 
@@ -77,7 +80,7 @@ def model(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from anomaly.fitting.run import fit
 
     out = tmp_path_factory.mktemp("models") / "plate"
-    fit(product, out, RunConfig.load(None, list(QUICK)))
+    fit(product, out, RunConfig.load(None, list(AS_FITTED)))
     return out
 
 

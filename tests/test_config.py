@@ -50,8 +50,8 @@ def test_an_encoder_that_learns_from_nothing_is_supervised_by_default(
 
 def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
     config = RunConfig.load(None, ["scorers.embedding=null"])
-    assert list(config.scorers) == ["reconstruction"]
-    assert list(RunConfig.parse(config.model_dump(mode="json")).scorers) == ["reconstruction"]
+    assert list(config.scorers) == ["reconstruction", "texture"]
+    assert list(RunConfig.parse(config.model_dump(mode="json")).scorers) == ["reconstruction", "texture"]
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,6 @@ def test_unreadable_file_and_no_scorer(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must hold fields"):
         RunConfig.load(tmp_path / "list.yaml")
     with pytest.raises(ConfigError, match="every scorer is switched off"):
-        RunConfig.load(None, ["scorers.embedding=null", "scorers.reconstruction=null"])
+        RunConfig.load(
+            None, ["scorers.embedding=null", "scorers.reconstruction=null", "scorers.texture=null"]
+        )

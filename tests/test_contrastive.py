@@ -71,7 +71,7 @@ def test_each_kind_of_supervision_lowers_its_loss(photos: list[np.ndarray], weig
     settings = ContrastiveConfig(
         supervised_weight=weight, views=6, steps=40, patches=64, learning_rate=3e-3, embedding_size=8
     )
-    encoder.projection.start_from(torch.randn(200, encoder.backbone.channels))
+    encoder.projection.start_from(torch.randn(200, encoder.channels))
     losses = train_projection(encoder, photos, settings, seed=0, **QUIET)
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 

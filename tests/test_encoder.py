@@ -21,8 +21,9 @@ def photo() -> np.ndarray:
 def test_tiles_give_the_features_of_the_whole(photo: np.ndarray) -> None:
     whole = Encoder(build_backbone("none"), 8, tile_size=1024)
     tiled = Encoder(whole.backbone, 8, tile_size=256)
+    tiled.filters = whole.filters
     expected = whole.raw_features(photo)
-    assert expected.shape == (whole.backbone.channels, 24, 28)
+    assert expected.shape == (whole.backbone.channels + PrincipalFilters.channels, 24, 28)
     torch.testing.assert_close(tiled.raw_features(photo), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -30,11 +31,19 @@ def test_features_are_standardised_by_channel(photo: np.ndarray) -> None:
     encoder = Encoder(build_backbone("none"), 8, tile_size=1024)
     raw = [encoder.raw_features(photo), encoder.raw_features(photo[::-1])]
     encoder.standardise_by(raw)
-    together = torch.cat([encoder.standardised(values).flatten(1) for values in raw], dim=1)
+    together = torch.cat([encoder.parts(values)[0].flatten(1) for values in raw], dim=1)
     torch.testing.assert_close(together.mean(1), torch.zeros(len(together)), atol=1e-3, rtol=0)
     spread = torch.cat([values.flatten(1) for values in raw], dim=1).std(1)
-    expected = spread / (spread + 1e-3) * encoder.backbone.emphasis()
-    torch.testing.assert_close(together.std(1), expected, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(together.std(1), spread / (spread + 1e-3), rtol=1e-2, atol=1e-3)
+
+
+def test_behind_the_features_lie_the_answers_of_the_filters(photo: np.ndarray) -> None:
+    encoder = Encoder(build_backbone("none"), 8, tile_size=1024)
+    encoder.filters.start_from([photo, photo[::-1]], seed=0)
+    answers = encoder.parts(encoder.raw_features(photo))[1]
+    images = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    torch.testing.assert_close(answers, encoder.filters(images)[0])
+    assert encoder.maps(photo).texture.shape == answers.shape
 
 
 def test_the_embedding_starts_as_partly_whitened_principal_directions() -> None:
@@ -47,6 +56,29 @@ def test_the_embedding_starts_as_partly_whitened_principal_directions() -> None:
     variances = torch.linalg.svdvals(centred)[:4] ** 2 / len(patches)
     expected = variances / (variances + WHITENING_FLOOR * centred.square().mean()) ** 0.75
     torch.testing.assert_close(embedded.var(0, correction=0), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_channel_that_is_emphasised_comes_first_in_the_embedding() -> None:
+    patches = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.linspace(2, 1, 6)
+    projection = Projection(6, 1)
+    for emphasis, first in ((None, 0), (torch.tensor([1.0, 1, 1, 1, 1, 5]), 5)):
+        projection.start_from(patches, emphasis)
+        assert projection.linear.weight[0, :, 0, 0].abs().argmax() == first
+
+
+def test_stages_count_alike_whatever_their_number_of_channels() -> None:
+    emphasis = Encoder(build_backbone("auto", weights=False), 8, tile_size=1024).emphasis()
+    parts = emphasis.square().split((40, 112, 320))
+    assert [float(part.sum()) for part in parts] == pytest.approx([1, 1, 1])
+
+
+def test_answers_of_the_filters_are_features_only_beside_an_empty_backbone(photo: np.ndarray) -> None:
+    for name, beside in (("none", PrincipalFilters.channels), ("auto", 0)):
+        encoder = Encoder(build_backbone(name, weights=False), 8, tile_size=1024)
+        assert encoder.channels == encoder.backbone.channels + beside == len(encoder.emphasis())
+        features, answers = encoder.parts(encoder.raw_features(photo))
+        assert len(features) == encoder.channels
+        torch.testing.assert_close(features[encoder.backbone.channels :], answers[:beside])
 
 
 def woven(period: int, seed: int, mark: bool = False) -> np.ndarray:
@@ -93,33 +125,11 @@ def test_principal_filters_do_not_depend_on_chance_and_need_no_large_photo() -> 
     photos = [woven(6, seed)[:32, :64] for seed in range(3)]
     weights = []
     for _ in range(2):
-        backbone = build_backbone("none")
-        backbone.start_from(photos, seed=3)
-        weights.append(torch.cat([weight.flatten() for weight in backbone.filters.parameters()]))
+        filters = PrincipalFilters()
+        filters.start_from(photos, seed=3)
+        weights.append(torch.cat([weight.flatten() for weight in filters.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
     assert weights[0].isfinite().all()
-
-
-def test_principal_filters_are_silent_while_the_rest_is_trained() -> None:
-    backbone = build_backbone("none")
-    images = 255 * torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-    known = slice(backbone.channels - PrincipalFilters.channels, None)
-    assert backbone(images)[:, known].abs().min() > 0
-    backbone.train()
-    assert backbone(images).shape[1] == backbone.channels and not backbone(images)[:, known].any()
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("resnet", "unknown backbone 'resnet': use auto, none"),
-        ("timm:resnet8", "timm has no model 'resnet8': did you mean"),
-        ("absent.safetensors", "the weights file absent.safetensors does not exist"),
-    ],
-)
-def test_backbones_that_do_not_exist_are_named(name: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
-        build_backbone(name)
 
 
 def test_a_weights_file_is_data(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import QUICK, SPOT, draw_photo
+from conftest import AS_FITTED, QUICK, SPOT, draw_photo
 
 from anomaly.bundle import MANIFEST, read_bundle
 from anomaly.config import RunConfig
@@ -40,7 +40,7 @@ def test_it_finds_the_defect_and_where(model: Path, product: Path) -> None:
     assert metrics["aupro_0.3"] > 0.5
     assert metrics["escape_rate"] == 0.0
     assert metrics["per_defect_type"]["spot"]["n"] == 6
-    assert set(metrics["branches"]) == {"reconstruction", "embedding"}
+    assert set(metrics["branches"]) == {"reconstruction", "embedding", "texture"}
     json.dumps(metrics)
 
 
@@ -111,7 +111,7 @@ def test_a_few_real_defects_supervise_the_encoder_and_are_no_test_photos(
 
 
 def test_the_same_seed_gives_the_same_model(product: Path, model: Path, tmp_path: Path) -> None:
-    again = fit(product, tmp_path / "again", RunConfig.load(None, list(QUICK))).bundle
+    again = fit(product, tmp_path / "again", RunConfig.load(None, list(AS_FITTED))).bundle
     first = read_bundle(model)
     assert again.manifest["files"] | {"calibration.json": ""} == first.manifest["files"] | {
         "calibration.json": ""
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_model(product: Path, model: Path, tmp_path
 def test_an_interrupted_fit_resumes_to_the_same_model(
     product: Path, model: Path, tmp_path: Path, stage: tuple[str, int]
 ) -> None:
-    out, config = tmp_path / "model", RunConfig.load(None, list(QUICK))
+    out, config = tmp_path / "model", RunConfig.load(None, list(AS_FITTED))
     with pytest.raises(KeyboardInterrupt):
         fit(product, out, config, progress=StopIn(*stage))
     assert not out.exists()
@@ -223,7 +223,10 @@ def test_missing_newer_and_foreign_bundles_are_named(model: Path, tmp_path: Path
         read_bundle(copy)
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(BundleError, match="format 99, this program reads up to 1: upgrade"):
+    with pytest.raises(BundleError, match="format 99, this program reads up to 2: upgrade"):
+        read_bundle(copy)
+    (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
+    with pytest.raises(BundleError, match=r"fitted by an earlier version .* fit it again"):
         read_bundle(copy)
     with pytest.raises(BundleError, match="is not a model"):
         read_bundle(tmp_path)

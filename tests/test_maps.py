@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly.maps import MapStatistics, standardise_held_out, steadiness_weights, top_mean
+from anomaly.maps import MapStatistics, standardise_held_out, top_mean
 
 
 @pytest.fixture
@@ -38,28 +38,6 @@ def test_standardised_maps_are_in_units_of_the_spread_of_all_patches(maps: list[
     statistics = MapStatistics.of(maps, by_position=True)
     assert (1 / statistics.spread).mean() == pytest.approx(1 / np.std(maps), rel=1e-4)
     assert statistics.spread[:, -1].mean() > 2 * statistics.spread[:, 0].mean()
-
-
-def test_branches_weigh_by_the_sixth_power_of_their_tails() -> None:
-    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 1.15] + [5.0, -3.0]
-    weights = steadiness_weights(scores)
-    assert weights.sum() == pytest.approx(1)
-    tails = np.quantile(scores, 0.95, axis=0) - np.median(scores, axis=0)
-    assert weights[0] / weights[1] == pytest.approx((tails[1] / tails[0]) ** 6, rel=0.01)
-
-
-def test_every_branch_keeps_half_of_an_equal_share() -> None:
-    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 2.0]
-    np.testing.assert_allclose(steadiness_weights(scores), [0.75, 0.25])
-    scores = np.random.default_rng(4).normal(size=(400, 1)) * [1.0, 1.4, 3.0]
-    np.testing.assert_allclose(steadiness_weights(scores), [2 / 3, 1 / 6, 1 / 6])
-
-
-def test_alike_branches_share_alike_and_constant_ones_do_not_break_it() -> None:
-    rng = np.random.default_rng(5)
-    np.testing.assert_allclose(steadiness_weights(rng.normal(size=(50_000, 3))), 1 / 3, atol=0.03)
-    np.testing.assert_allclose(steadiness_weights(np.zeros((10, 2))), 0.5)
-    assert steadiness_weights(np.ones((1, 1))) == pytest.approx(1)
 
 
 def test_a_map_of_another_size_is_met_by_resized_statistics(maps: list[np.ndarray]) -> None:

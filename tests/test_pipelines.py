@@ -33,7 +33,7 @@ def test_benchmark_prints_a_row_for_each_set_that_is_here(small, product, capsys
         benchmark, capsys, monkeypatch, "--sets", f"{product.name},absent", "--backbones", "auto", *SETTINGS
     )
     assert [row["set"] for row in rows] == [product.name]
-    assert 0 <= rows[0]["image_auroc"] <= 1 and set(rows[0]["branches"]) == {"reconstruction", "embedding"}
+    assert 0 <= rows[0]["image_auroc"] <= 1 and len(rows[0]["branches"]) == 3
     assert rows[0]["fit_seconds"] > 0 and "escape" in benchmark.table(rows, 1)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from anomaly.expected import ExpectedDistance
+from anomaly.expected import Expected
 from anomaly.scorers import SCORERS, FitContext
 from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
 
@@ -145,6 +145,6 @@ def test_what_is_expected_does_not_depend_on_the_number_of_threads() -> None:
     found = []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
-            found.append(ExpectedDistance.of(photos, seed=0))
+            found.append(Expected.of_distances(photos, seed=0))
     assert found[0].weights.tobytes() == found[1].weights.tobytes()
     assert (found[0].offset, found[0].low, found[0].high) == (found[1].offset, found[1].low, found[1].high)

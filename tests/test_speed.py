@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from anomaly.bundle import read_bundle
+from anomaly.models.filters import FILTERS, FINE, LEVELS, MIXED, ROWS, SECOND_FILTERS, SECOND_WINDOW, WINDOW
 from pipelines.speed import __main__ as speed
 from pipelines.speed import bank, limits, profile, tables
 
@@ -49,7 +50,14 @@ def test_work_counts_every_multiplication_once(model: Path) -> None:
     network = detector.scorers["reconstruction"].network  # each weight is used once for every patch
     autoencoder = sum(weight.numel() for weight in network.parameters() if weight.ndim == 4)
     projection = channels * size + channels * 256 + 256 * size
-    known = 2 * positions * (autoencoder + projection + patches * size)
+    texture = detector.scorers["texture"].bank.patches
+    woven = texture.shape[1] ** 2 + texture.size
+    pixels = sum((64 // level) * (96 // level) for level in LEVELS)
+    rows = sum((64 // level + WINDOW - 1) * (96 // level) for level in LEVELS)  # also beyond the edges
+    filters = rows * 3 * WINDOW * ROWS + pixels * ROWS * WINDOW * FILTERS
+    cells = (64 // FINE) * (96 // FINE)
+    filters += cells * (48 * MIXED + MIXED * SECOND_WINDOW**2 * SECOND_FILTERS)
+    known = 2 * (positions * (autoencoder + projection + patches * size + woven) + filters)
     backbone = flops - known
     assert 2 * 200e6 * 64 * 96 / 224**2 < backbone < 2 * 500e6 * 64 * 96 / 224**2  # 385 million at 224 px
     assert traffic > 4 * patches * size

@@ -66,7 +66,7 @@ def rebuilt() -> tuple[list[float], list[int]]:
     """Losses of a small autoencoder on batches of 5, and how many rows its encoder was given each time."""
     generator, given = torch.Generator().manual_seed(2), []
     maps = [3 * torch.randn(6, 20, 18, generator=generator) for _ in range(4)]
-    options = {"steps": 6, "batch_size": 5, "bottleneck": 3, "variational": 0.1}
+    options = {"steps": 6, "batch_size": 5, "bottleneck": 3, "variational": 0.1, "relative": 0.0}
     encode = FeatureAutoencoder.encode
 
     def counted(network: FeatureAutoencoder, values: torch.Tensor) -> torch.Tensor:

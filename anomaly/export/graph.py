@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from anomaly.detector import Detector
 from anomaly.errors import BundleError
+from anomaly.expected import Expected
 from anomaly.export.cells import NearestInCells
 from anomaly.maps import MapStatistics
-from anomaly.models.autoencoder import PixelAutoencoder
-from anomaly.models.losses import ssim_map
 from anomaly.neighbours import MemoryBank
 from anomaly.scorers import Input, Searching
 from anomaly.scorers.embedding import EmbeddingDistance
@@ -51,10 +50,17 @@ class BranchGraph(nn.Module):
 
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
         images = photos.permute(0, 3, 1, 2).float()
-        features = self.encoder.standardised(self.encoder.backbone(images))
+        encoder = self.encoder
+        features = encoder.backbone(images)
+        joined = encoder.channels > encoder.backbone.channels
+        if joined or "texture" in self.inputs:
+            answers = encoder.filters(images)
+        features = encoder.standardised(torch.cat([features, answers], dim=1) if joined else features)
         values = {"features": features, "pixels": images / 255}
         if "embedding" in self.inputs:
-            values["embedding"] = self.encoder.projection(features)
+            values["embedding"] = encoder.projection(features)
+        if "texture" in self.inputs:
+            values["texture"] = encoder.texture(answers)
         return tuple(part(values[name]) for name, part in zip(self.inputs, self.branches, strict=True))
 
 
@@ -108,13 +114,16 @@ def branch(scorer: object) -> nn.Module:
 
 @branch.register
 def _reconstruction(scorer: Reconstruction) -> nn.Module:
-    return _Residual(scorer)
+    residual = _Residual(scorer)
+    expected = scorer.expected
+    return residual if expected is None else _Relative(residual, expected, scorer.options.relative)
 
 
 @branch.register
 def _embedding(scorer: EmbeddingDistance) -> nn.Module:
     nearest = NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
-    return _Relative(nearest, scorer) if scorer.options.relative else nearest
+    relative = scorer.options.relative
+    return _Relative(nearest, scorer.expected, relative) if relative else nearest
 
 
 @branch.register
@@ -136,31 +145,24 @@ class _MeanSquare(nn.Module):
 
 
 class _Relative(nn.Module):
-    """Distances divided by a power of those to be expected in such surroundings."""
+    """Scores divided by a power of those to be expected in such surroundings."""
 
-    def __init__(self, distance: nn.Module, scorer: EmbeddingDistance) -> None:
+    def __init__(self, scores: nn.Module, expected: Expected, power: float) -> None:
         super().__init__()
-        self.distance = distance
-        self.expected, self.power = scorer.expected, scorer.options.relative
+        self.scores, self.expected, self.power = scores, expected, power
 
     def forward(self, values: Tensor) -> Tensor:
-        out: Tensor = self.distance(values) * torch.exp(-self.power * self.expected.of_surroundings(values))
+        out: Tensor = self.scores(values) * torch.exp(-self.power * self.expected.of_surroundings(values))
         return out
 
 
 class _Residual(nn.Module):
     def __init__(self, scorer: Reconstruction) -> None:
         super().__init__()
-        self.network = scorer.network
-        self.target = scorer.options.target
+        self.network, self.scorer = scorer.network, scorer
 
     def forward(self, values: Tensor) -> Tensor:
-        rebuilt = self.network(values)
-        if self.target == "features":
-            residual: Tensor = (rebuilt - values).square()
-            return residual.mean(1, keepdim=True)
-        residual = (rebuilt - values).abs() + (1 - ssim_map(rebuilt, values)) / 2
-        return F.avg_pool2d(residual.mean(1, keepdim=True), PixelAutoencoder.stride // 2)
+        return self.scorer.residual(values)
 
 
 class NearestPatch(nn.Module):

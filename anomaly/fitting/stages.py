@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,8 @@ from anomaly.data.masks import defect_mask
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.maps import Map, MapStatistics, standardise_held_out, steadiness_weights, top_mean
+from anomaly.fitting.weighing import visibility_weights
+from anomaly.maps import Map, MapStatistics, standardise_held_out
 from anomaly.models.backbones import Backbone, build_backbone
 from anomaly.models.contrastive import Defective, train_backbone, train_projection
 from anomaly.models.encoder import Encoder
@@ -98,25 +99,29 @@ class Fit:
                 )
         with self._timed("calibration"):
             maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
-            statistics, weights, scores = self._standardise(maps)
-            threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
+            by_position = config.fusion.by_position
+            statistics = {name: MapStatistics.of(values, by_position) for name, values in maps.items()}
+            standard = {name: standardise_held_out(values, by_position) for name, values in maps.items()}
+
+        def detector_with(weights: Mapping[str, float], calibration: Calibration) -> Detector:
+            policy = Policy.born(calibration)
+            parts = (config, geometry, white_level, encoder, scorers, statistics)
+            return Detector(*parts, weights, calibration, picture, policy)
+
+        with self._timed("weighing"):
+            weights = dict.fromkeys(scorers, 1 / len(scorers))
+            if config.fusion.weighting == "visibility":
+                _, alike = self._calibrated(standard, weights)
+                weights = distributed.from_first(
+                    lambda: visibility_weights(detector_with(weights, alike), held_out_photos, self.progress)
+                )
+        scores, threshold = self._calibrated(standard, weights)
+        with self._timed("extending"):
             for scorer in scorers.values():
                 scorer.extend(TrainingMaps(encoder, raw, held_out_photos, scorer.input))
-        detector = Detector(
-            config,
-            geometry,
-            white_level,
-            encoder,
-            scorers,
-            statistics,
-            weights,
-            threshold,
-            picture,
-            Policy.born(threshold),
-        )
         shapes = [sizes[sample] for sample in held_out]
         return FitResult(
-            detector,
+            detector_with(weights, threshold),
             train,
             held_out,
             scores,
@@ -222,7 +227,6 @@ class Fit:
         contrastive = config.contrastive.model_copy(update={"supervised_weight": config.supervised_weight})
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
-                backbone.start_from(photos, config.seed)
                 self.losses["backbone"] = train_backbone(
                     encoder,
                     photos,
@@ -233,12 +237,16 @@ class Fit:
                     defects=defects,
                 )
         with self._timed("features"):
+            encoder.filters.start_from(photos, config.seed)
+            distributed.same(encoder.filters)
             features = distributed.each(
                 lambda photo: encoder.raw_features(photo).half(), photos, self._step("features", photos)
             )
             encoder.standardise_by(features)
         with self._timed("contrastive"):
-            encoder.projection.start_from(sample_patches(encoder, features, 20_000, config.seed))
+            patches, answers = sample_patches(encoder, features, 20_000, config.seed)
+            encoder.projection.start_from(patches, encoder.emphasis())
+            encoder.texture.start_from(answers, 1 / (answers.std(0) + 1e-6))
             self.losses["contrastive"] = train_projection(
                 encoder,
                 photos,
@@ -274,24 +282,14 @@ class Fit:
         maps = {name: [scores[name] for scores, _ in found] for name in scorers}
         return maps, [features for _, features in found]
 
-    def _standardise(
-        self, maps: dict[str, list[Map]]
-    ) -> tuple[dict[str, MapStatistics], dict[str, float], list[Scores]]:
-        """Statistics and weight of each branch, and held-out scores of the photos."""
-        fusion = self.config.fusion
-        statistics = {name: MapStatistics.of(values, fusion.by_position) for name, values in maps.items()}
-        standard = {name: standardise_held_out(values, fusion.by_position) for name, values in maps.items()}
-        shares = np.full(len(maps), 1 / len(maps))
-        if fusion.weighting == "steadiness":
-            steady = [[top_mean(one, fusion.top_share) for one in values] for values in standard.values()]
-            shares = steadiness_weights(np.array(steady).T)
-        weights = dict(zip(maps, shares.tolist(), strict=True))
-        photos = range(len(next(iter(maps.values()))))
-        scores = [
-            fuse({name: values[i] for name, values in standard.items()}, weights, fusion.top_share)
-            for i in photos
-        ]
-        return statistics, weights, scores
+    def _calibrated(
+        self, standard: Mapping[str, list[Map]], weights: Mapping[str, float]
+    ) -> tuple[list[Scores], Calibration]:
+        """Held-out scores of the photos under `weights`, and the threshold that they give."""
+        share = self.config.fusion.top_share
+        photos = range(len(next(iter(standard.values()))))
+        scores = [fuse({name: maps[i] for name, maps in standard.items()}, weights, share) for i in photos]
+        return scores, Calibration.of(np.array([s.image_score for s in scores]), self.config.calibration)
 
     def _step(self, stage: str, items: Sequence[object]) -> Callable[[int], None]:
         """Tells the progress of `stage` how many of the items are done."""
@@ -328,16 +326,20 @@ class TrainingMaps(Sequence[Tensor]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if self.input == "pixels":
             return torch.from_numpy(self.photos[index]).permute(2, 0, 1).float() / 255
-        features = self.encoder.standardised(self.features[index])
+        features, answers = self.encoder.parts(self.features[index])
+        if self.input == "texture":
+            return self.encoder.weave(answers)
         return features if self.input == "features" else self.encoder.embed(features)
 
 
-def sample_patches(encoder: Encoder, features: list[Tensor], count: int, seed: int) -> Tensor:
-    """About `count` pooled standardised patches (N, C), spread evenly over the photos."""
+def sample_patches(encoder: Encoder, features: list[Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The two `parts` of about `count` pooled patches (N, C), spread evenly over the photos."""
     generator = torch.Generator().manual_seed(seed)
     share = -(-count // len(features))
-    patches = []
+    drawn = []
     for raw in features:
-        flat = encoder.projection.pool(encoder.standardised(raw)[None])[0].flatten(1).T
-        patches.append(flat[torch.randperm(len(flat), generator=generator)[:share]])
-    return torch.cat(patches)
+        flat = [encoder.projection.pool(part[None])[0].flatten(1).T for part in encoder.parts(raw)]
+        some = torch.randperm(len(flat[0]), generator=generator)[:share]
+        drawn.append([part[some] for part in flat])
+    patches, answers = (torch.cat(part) for part in zip(*drawn, strict=True))
+    return patches, answers

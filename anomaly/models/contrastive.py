@@ -99,8 +99,7 @@ def train_backbone(
 
     def embed(images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, P, D), the patches of each photo row by row."""
-        embedded: Tensor = encoder.projection(encoder.backbone(images))
-        return embedded.flatten(2).transpose(1, 2)
+        return encoder.learning(images).flatten(2).transpose(1, 2)
 
     def loss(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
@@ -166,7 +165,7 @@ def _matched(encoder: Encoder, pair: _Pair) -> tuple[Tensor, Tensor, Tensor]:
     a defect (P,)."""
 
     def pooled(view: Photo) -> Tensor:
-        features = encoder.standardised(encoder.raw_features(view))
+        features, _ = encoder.parts(encoder.raw_features(view))
         return encoder.projection.pool(features[None])[0].flatten(1).T
 
     return pooled(pair.views[0])[pair.rows], pooled(pair.views[1])[pair.cols], pair.defect

@@ -18,7 +18,7 @@ STAGES = (
 """Blocks, side of their kernels, stride of the first one, channels. The first stage expands nothing."""
 KEPT = (2, 4, 6)
 """The last stages of stride 8, 16 and 32, whose outputs are features."""
-CHANNELS = sum(STAGES[stage][3] for stage in KEPT)
+CHANNELS = [STAGES[stage][3] for stage in KEPT]
 
 
 class SameConv(nn.Conv2d):

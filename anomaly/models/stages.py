@@ -25,22 +25,26 @@ class StagesBackbone(Backbone):
         self,
         model: nn.Module,
         name: str,
-        channels: int,
+        channels: Sequence[int],
         mean: Tensor,
         std: Tensor,
         stages: Sequence[int] = (0, 1, 2),
     ) -> None:
-        """`stages` are those to take of the maps that `model` gives, with `channels` together; `mean` and
+        """`stages` are those to take of the maps that `model` gives, with so many `channels` each; `mean` and
         `std` (3,) are of its input, in [0, 255]."""
         super().__init__()
         self.model = model
         self.stages = list(stages)
         self.name = name
         self.stride = 16
-        self.channels = channels
+        self.of_stages = list(channels)
+        self.channels = sum(channels)
         self.pretrained = True
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
         self.register_buffer("std", std.view(1, 3, 1, 1))
+
+    def emphasis(self) -> Tensor:
+        return balanced(self.of_stages)
 
     def forward(self, images: Tensor) -> Tensor:
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # type: ignore[operator]
@@ -66,6 +70,11 @@ class StagesBackbone(Backbone):
                 f"another shape, the first is {(short + wrong)[0]!r}: give weights of that model"
             )
         self.model.load_state_dict({key: weights[key] for key in wanted if key in weights}, strict=False)
+
+
+def balanced(channels: Sequence[int]) -> Tensor:
+    """Weights of the channels of stages, so many each, that make every stage count the same."""
+    return torch.cat([torch.full((count,), count**-0.5) for count in channels])
 
 
 def read_weights(path: Path) -> tuple[Weights, str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anomaly.models.training import Checkpoints, Progress
 
-Input = Literal["features", "embedding", "pixels"]
+Input = Literal["features", "embedding", "texture", "pixels"]
 State = dict[str, "Tensor"]
 Options = TypeVar("Options", bound=Section)
 
@@ -33,12 +33,14 @@ Options = TypeVar("Options", bound=Section)
 class PatchMaps:
     """What the encoder makes of one photo, each (C, h, w) float32 on the same grid of patches.
 
-    `features` are standardised by channel, `embedding` is the contrastive encoder's, and `pixels` (3, H, W)
-    in [0, 1] is the working photo itself, for scorers that reconstruct it.
+    `features` are the backbone's, standardised by channel, `embedding` is the contrastive encoder's,
+    `texture` the whitened answers of the principal filters, and `pixels` (3, H, W) in [0, 1] is the working
+    photo itself, for scorers that reconstruct it.
     """
 
     features: Tensor
     embedding: Tensor
+    texture: Tensor
     pixels: Tensor
 
 

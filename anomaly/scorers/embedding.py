@@ -13,15 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from anomaly.config import Section
-from anomaly.expected import ExpectedDistance
+from anomaly.expected import Expected
 from anomaly.neighbours import Floats, MemoryBank, coreset
 from anomaly.scorers import SCORERS, FitContext, Input, Searching, State
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LARGEST_LOG = 80.0
-"""The exponential of a larger number is none in float32."""
 
 
 class EmbeddingOptions(Section):
@@ -41,7 +38,7 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
 
     Config = EmbeddingOptions
     bank: MemoryBank
-    expected: ExpectedDistance
+    expected: Expected
 
     @property
     def input(self) -> Input:
@@ -53,9 +50,9 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
         photos = distributed.each(lambda photo: _patches(maps[photo]), range(len(maps)))
         size, seed = self.options.bank_size, context.seed
 
-        def learnt() -> tuple[ExpectedDistance, MemoryBank]:
+        def learnt() -> tuple[Expected, MemoryBank]:
             bank = MemoryBank.build(coreset(np.concatenate(photos), size, seed))
-            return ExpectedDistance.of(photos, seed), bank
+            return Expected.of_distances(photos, seed), bank
 
         self.expected, self.bank = distributed.from_first(learnt)
         self._seed, self._kept = seed, len(self.bank.patches) / sum(map(len, photos))
@@ -75,14 +72,10 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     def state(self) -> State:
         import torch
 
-        expected = self.expected
         return {
             "patches": torch.from_numpy(self.bank.patches),
             "centroids": torch.from_numpy(self.bank.centroids),
-            "expected.weights": torch.from_numpy(expected.weights),
-            "expected.range": torch.tensor(
-                [expected.offset, expected.low, expected.high], dtype=torch.float64
-            ),
+            **self.expected.state(),
         }
 
     def restore_arrays(self, state: dict[str, Any]) -> None:
@@ -93,13 +86,8 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
             lengths = [np.square(table).sum(1) for table in (patches, centroids)]
         if not len(patches) or not all(np.isfinite(values).all() for values in lengths):
             raise ValueError("the memory bank is empty, or its patches are no numbers that can be compared")
-        weights, limits = state["expected.weights"], state["expected.range"]
-        if weights.shape != patches.shape[1:] or limits.shape != (3,):
-            raise ValueError("the expected distance does not fit the patches")
-        if not (np.abs(limits) < LARGEST_LOG).all() or limits[1] > limits[2]:
-            raise ValueError("the range of the expected distance is no range")
+        self.expected = Expected.restored(state, patches.shape[1])
         self.bank = MemoryBank(patches, centroids)
-        self.expected = ExpectedDistance(weights, *limits.tolist())
 
 
 def _patches(values: Tensor) -> Floats:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from anomaly.config import Section
+from anomaly.expected import Expected
 from anomaly.scorers import SCORERS, FitContext, Input, Scorer, State, crops
 
 if TYPE_CHECKING:
@@ -33,9 +35,16 @@ class ReconstructionOptions(Section):
     """Share of the input's patches that are blanked while training (He et al., CVPR 2022)."""
     variational: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the Kullback-Leibler term a dimension (Kingma and Welling, 2014); 0 is no variational one."""
+    relative: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The power of the residual to be expected in such surroundings that a residual of features is divided
+    by: 0 counts it as it is, 1 as a ratio."""
     steps: Annotated[int, Field(ge=1)] = 500
     batch_size: Annotated[int, Field(ge=1)] = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+
+
+PHOTOS, PATCHES = 100, 80
+"""Training photos, and patches of each, whose residuals tell what is to be expected, at most."""
 
 
 @SCORERS.register("reconstruction")
@@ -44,6 +53,8 @@ class Reconstruction(Scorer[ReconstructionOptions]):
 
     Config = ReconstructionOptions
     network: FeatureAutoencoder | PixelAutoencoder
+    expected: Expected | None = None
+    """The residual to be expected of features; None of pixels, and where none is asked for."""
 
     @property
     def input(self) -> Input:
@@ -87,28 +98,64 @@ class Reconstruction(Scorer[ReconstructionOptions]):
             checkpoints=context.checkpoints,
             progress=context.progress,
         )
+        if self.relative:
+            self.expected = distributed.from_first(lambda: self._expected(maps, context.seed))
+
+    @property
+    def relative(self) -> bool:
+        """Whether residuals are divided by those to be expected."""
+        return self.options.target == "features" and self.options.relative > 0
 
     def score(self, values: Tensor) -> Tensor:
         import torch
+
+        with torch.inference_mode():
+            residual = self.residual(values[None])
+            if self.expected is not None:
+                around = self.expected.of_surroundings(values[None])
+                residual = residual * torch.exp(-self.options.relative * around)
+            return residual[0, 0]
+
+    def residual(self, values: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 1, h', w'): how far the network's output lies from what it was given."""
         import torch.nn.functional as F
 
         from anomaly.models.autoencoder import PixelAutoencoder
         from anomaly.models.losses import ssim_map
 
-        with torch.inference_mode():
-            rebuilt = self.network(values[None])
-            if self.options.target == "features":
-                return (rebuilt - values[None]).square().mean(1)[0]  # type: ignore[no-any-return]
-            residual = (rebuilt - values[None]).abs() + (1 - ssim_map(rebuilt, values[None])) / 2
-            return F.avg_pool2d(residual.mean(1), PixelAutoencoder.stride // 2)[0]
+        rebuilt = self.network(values)
+        if self.options.target == "features":
+            squared: Tensor = (rebuilt - values).square()
+            return squared.mean(1, keepdim=True)
+        residual = (rebuilt - values).abs() + (1 - ssim_map(rebuilt, values)) / 2
+        return F.avg_pool2d(residual.mean(1, keepdim=True), PixelAutoencoder.stride // 2)
 
     def state(self) -> State:
-        return {key: value.contiguous() for key, value in self.network.state_dict().items()}
+        learnt = {f"network.{key}": value.contiguous() for key, value in self.network.state_dict().items()}
+        return learnt if self.expected is None else learnt | self.expected.state()
 
     def restore(self, state: State) -> None:
+        learnt = {key[8:]: value for key, value in state.items() if key.startswith("network.")}
         key = "decoder.4.bias" if self.options.target == "features" else "encoder.0.bias"
-        self._build(len(state[key]) if self.options.target == "features" else 3)
-        self.network.load_state_dict(state)
+        self._build(len(learnt[key]) if self.options.target == "features" else 3)
+        self.network.load_state_dict(learnt)
+        if self.relative:
+            arrays = {key: state[key].numpy() for key in state if key.startswith("expected.")}
+            self.expected = Expected.restored(arrays, len(learnt[key]))
+
+    def _expected(self, maps: Sequence[Tensor], seed: int) -> Expected:
+        """What residuals the network leaves on patches of the photos that it was trained on."""
+        import torch
+
+        rng = np.random.default_rng(seed)
+        patches, residuals = [], []
+        for photo in rng.permutation(len(maps))[:PHOTOS]:
+            values = maps[int(photo)]
+            some = rng.permutation(values[0].numel())[:PATCHES]
+            with torch.inference_mode():
+                residuals.append(self.residual(values[None]).flatten().numpy()[some])
+            patches.append(values.flatten(1).T.numpy()[some])
+        return Expected.of(np.concatenate(patches), np.concatenate(residuals))
 
     def _build(self, channels: int) -> None:
         from anomaly.models.autoencoder import FeatureAutoencoder, PixelAutoencoder

@@ -27,6 +27,9 @@ class Remembering(Backbone):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
+    def emphasis(self) -> Tensor:
+        return self.inner.emphasis()
+
     def forward(self, images: Tensor) -> Tensor:
         return torch.stack([self._features(image) for image in images])
 

@@ -15,6 +15,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import use_threads
 from anomaly.export.runtimes import load_graph
 from anomaly.inspection.inputs import expand
+from anomaly.models.encoder import as_tensor
 from anomaly.render import overlay, png_bytes
 
 PHOTOS = 8
@@ -46,9 +47,13 @@ def _stages(bundle: Bundle, folder: Path, runtime: str) -> dict[str, float]:
         for path in expand(folder)[:PHOTOS]:
             photo = timed("decode", lambda path=path: detector.read(path))
             working = timed("resize", lambda photo=photo: detector.geometry.working(photo))
-            raw = timed("backbone", lambda working=working: encoder.raw_features(working))
-            features = timed("standardise", lambda raw=raw: encoder.standardised(raw))
+            images = as_tensor(working)
+            timed("backbone", lambda images=images: encoder.backbone.judging()(images))
+            timed("filters", lambda images=images: encoder.filters(images))
+            raw = encoder.raw_features(working)
+            features, answers = timed("standardise", lambda raw=raw: encoder.parts(raw))
             timed("embedding", lambda features=features: encoder.embed(features))
+            timed("texture", lambda answers=answers: encoder.weave(answers))
             maps = encoder.maps_of(raw, working)
             found = {
                 name: timed(

@@ -110,6 +110,7 @@ def backbone(model: str, runtime: str, folder: str, photos: int) -> dict[str, fl
     from anomaly.detector import use_threads
     from anomaly.inspection.inputs import expand
     from anomaly.inspection.stream import in_order
+    from anomaly.models.encoder import as_tensor
 
     detector = read_bundle(Path(model)).detector
     working = [detector.geometry.working(detector.read(path)) for path in expand(Path(folder))[:32]]
@@ -118,7 +119,7 @@ def backbone(model: str, runtime: str, folder: str, photos: int) -> dict[str, fl
 
         def run(photo: np.ndarray) -> Any:
             with torch.inference_mode():
-                return detector.encoder.raw_features(photo)
+                return detector.encoder.backbone.judging()(as_tensor(photo))
     else:
         run = _graph(detector.encoder.backbone, runtime, working, workers)
     use_threads(1)

@@ -56,7 +56,7 @@ def _rows(found: list[dict[str, Any]], keys: str) -> Rows:
 
 def _counts(stage: str, one: dict[str, Any]) -> bool:
     """Whether a stage is part of judging a photo in the runtime of `one`: its graph does what torch does."""
-    in_graph = ("backbone", "standardise", "embedding", "scorer reconstruction")
+    in_graph = ("backbone", "filters", "standardise", "embedding", "texture", "scorer reconstruction")
     aside = ("overlay", "overlay to PNG", "map to TIFF")
     return stage not in aside and (one["runtime"] == "torch" or stage not in in_graph)
 

@@ -6,7 +6,7 @@ A backbone maps photos (B, 3, H, W) in [0, 255], H and W multiples of its `strid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,13 +36,8 @@ class Backbone(nn.Module):
         self._judging: list[Backbone] = []
         """The copy of `judging`, in a list so that it is no part of this network and of its weights."""
 
-    def start_from(self, photos: Sequence[Photo], seed: int) -> None:
-        """Learn from working photos (H, W, 3) what takes no training; nothing, unless a backbone says so.
-        Asked once, of a backbone that is about to be trained."""
-        return None
-
     def emphasis(self) -> Tensor:
-        """How much each channel counts once all are standardised, (channels,)."""
+        """How much each channel, standardised, counts where principal directions are sought, (channels,)."""
         return torch.ones(self.channels)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,18 +1,12 @@
-"""A backbone without pretrained weights: filters in closed form, and a residual network that starts empty."""
+"""A backbone without pretrained weights: a residual network that starts empty."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly.models.backbones import BACKBONES, Backbone, Photo
-from anomaly.models.filters import STRIDE, PrincipalFilters
-
-EMPHASIS = 2.0
-"""How much more the answer of a filter counts than a channel that is learnt."""
+from anomaly.models.backbones import BACKBONES, Backbone
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -26,35 +20,21 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class ScratchBackbone(Backbone):
-    """Principal filters beside residual stages of stride 4, 8 and 16, everything averaged to stride 16.
+    """Residual stages of stride 4, 8 and 16, everything averaged to stride 16."""
 
-    The filters see what hardly any training on few photos finds, above all faint marks on fine patterns; the
-    stages learn what the filters miss. While the stages are trained the filters are silent: they are fixed,
-    and cost more than the stages do.
-    """
-
-    stride = STRIDE
+    stride = 16
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
         super().__init__()
         a, b, c = widths
-        self.filters = PrincipalFilters()
         self.stem = nn.Sequential(
             nn.Conv2d(3, a, 5, 2, 2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True)
         )
         self.stages = nn.ModuleList([_block(a, a, 2), _block(a, b, 2), _block(b, c, 2)])
         self.skips = nn.ModuleList([nn.Conv2d(a, a, 1, 2), nn.Conv2d(a, b, 1, 2), nn.Conv2d(b, c, 1, 2)])
         self.name = "none"
-        self.channels = a + b + c + PrincipalFilters.channels
+        self.channels = sum(widths)
         self.pretrained = False
-
-    def start_from(self, photos: Sequence[Photo], seed: int) -> None:
-        self.filters.start_from(photos, seed)
-
-    def emphasis(self) -> Tensor:
-        weights = torch.ones(self.channels)
-        weights[-PrincipalFilters.channels :] = EMPHASIS
-        return weights
 
     def forward(self, images: Tensor) -> Tensor:
         x = ((images - 127.5) / 64).contiguous(memory_format=torch.channels_last)
@@ -64,13 +44,10 @@ class ScratchBackbone(Backbone):
             x = F.relu(stage(x) + skip(x))
             maps.append(x)
         h = x.shape[2]
-        learnt = torch.cat([F.avg_pool2d(m, m.shape[2] // h) for m in maps], dim=1)
-        if self.training:
-            return F.pad(learnt, (0, 0, 0, 0, 0, PrincipalFilters.channels))
-        return torch.cat([learnt, self.filters(images)], dim=1)
+        return torch.cat([F.avg_pool2d(m, m.shape[2] // h) for m in maps], dim=1)
 
 
 @BACKBONES.register("none")
 def none(_: str, weights: bool) -> Backbone:
-    """No pretrained weights: filters and a small residual network, learnt from the user's photos alone."""
+    """No pretrained weights: a small residual network, learnt from the user's photos alone."""
     return ScratchBackbone()

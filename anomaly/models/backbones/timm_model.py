@@ -31,7 +31,7 @@ def _built(model: str) -> StagesBackbone:
     return StagesBackbone(
         network,
         f"timm:{model}",
-        sum(channels[stage] for stage in stages),
+        [channels[stage] for stage in stages],
         255 * torch.tensor(settings["mean"]),
         255 * torch.tensor(settings["std"]),
         stages,
