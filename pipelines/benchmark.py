@@ -164,8 +164,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], seeds: int) -> str:
     """The rows as a Markdown table with the machine and the date."""
     head = (
-        "| set | backbone | image AUROC | std | AUPRO .3 | reconstruction | embedding | mean difference "
-        "| overkill | escapes | fit s | photos/s |\n|" + "---|" * 12
+        "| set | backbone | image AUROC | std | AUPRO .3 | reconstruction | embedding | texture "
+        "| mean difference | overkill | escapes | fit s | photos/s |\n|" + "---|" * 13
     )
     where = f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, {seeds} seed(s)"
     return "\n".join([head, *(line(row) for row in rows), "", where])
@@ -185,6 +185,7 @@ def line(row: dict[str, Any]) -> str:
         figure(row["aupro_0.3"]),
         figure(row["branches"].get("reconstruction")),
         figure(row["branches"].get("embedding")),
+        figure(row["branches"].get("texture")),
         figure(row["mean_difference"]),
         figure(row["overkill_rate"]),
         figure(row["escape_rate"]),

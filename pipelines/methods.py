@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly.cli.terminal import say
+from anomaly.config import DEFAULT_SCORERS
 from pipelines.benchmark import DRAWN, data_folder, run_one
 
 
@@ -25,45 +26,58 @@ class Method:
     settings: tuple[str, ...]
 
 
-NO_EMBEDDING = ("scorers.embedding=null",)
-NO_RECONSTRUCTION = ("scorers.reconstruction=null",)
-ALONE = (*NO_EMBEDDING, *NO_RECONSTRUCTION)
+NONE_OF_THE_DEFAULT = tuple(f"scorers.{name}=null" for name in DEFAULT_SCORERS)
+
+
+def only(scorer: str) -> tuple[str, ...]:
+    """Settings that leave one of the default's branches."""
+    return tuple(f"scorers.{name}=null" for name in DEFAULT_SCORERS if name != scorer)
+
+
 METHODS = (
-    Method("autoencoder, denoising, features", "Vincent et al. 2008", NO_EMBEDDING),
-    Method("autoencoder, plain, features", "Hinton 2006", (*NO_EMBEDDING, "scorers.reconstruction.noise=0")),
+    Method("autoencoder, denoising, features", "Vincent et al. 2008", only("reconstruction")),
+    Method(
+        "autoencoder, plain, features",
+        "Hinton 2006",
+        (*only("reconstruction"), "scorers.reconstruction.noise=0"),
+    ),
     Method(
         "autoencoder, masked, features",
         "He et al. 2022",
-        (*NO_EMBEDDING, "scorers.reconstruction.masked=0.5", "scorers.reconstruction.noise=0"),
+        (*only("reconstruction"), "scorers.reconstruction.masked=0.5", "scorers.reconstruction.noise=0"),
     ),
     Method(
         "autoencoder, variational, features",
         "Kingma and Welling 2014",
-        (*NO_EMBEDDING, "scorers.reconstruction.variational=0.01", "scorers.reconstruction.noise=0"),
+        (
+            *only("reconstruction"),
+            "scorers.reconstruction.variational=0.01",
+            "scorers.reconstruction.noise=0",
+        ),
     ),
     Method(
         "autoencoder, denoising, pixels",
         "Bergmann et al. 2019 (SSIM)",
-        (*NO_EMBEDDING, "scorers.reconstruction.target=pixels"),
+        (*only("reconstruction"), "scorers.reconstruction.target=pixels"),
     ),
     Method(
         "contrastive, unsupervised",
         "Chen et al. 2020 (NT-Xent)",
-        (*NO_RECONSTRUCTION, "contrastive.supervised_weight=0"),
+        (*only("embedding"), "contrastive.supervised_weight=0"),
     ),
     Method(
         "contrastive, supervised by synthetic defects",
         "Khosla et al. 2020",
-        (*NO_RECONSTRUCTION, "contrastive.supervised_weight=1"),
+        (*only("embedding"), "contrastive.supervised_weight=1"),
     ),
     Method(
-        "contrastive, joint", "Xue et al. 2023", (*NO_RECONSTRUCTION, "contrastive.supervised_weight=0.5")
+        "contrastive, joint", "Xue et al. 2023", (*only("embedding"), "contrastive.supervised_weight=0.5")
     ),
     Method(
         "contrastive, backbone fine-tuned",
         "transfer learning",
         (
-            *NO_RECONSTRUCTION,
+            *only("embedding"),
             "contrastive.fine_tune=true",
             "contrastive.backbone_steps=100",
             "contrastive.backbone_learning_rate=0.0001",
@@ -72,16 +86,21 @@ METHODS = (
     Method(
         "frozen features, memory bank",
         "Roth et al. 2022 (PatchCore)",
-        (*NO_RECONSTRUCTION, "contrastive.steps=1", "contrastive.learning_rate=1e-12"),
+        (*only("embedding"), "contrastive.steps=1", "contrastive.learning_rate=1e-12"),
     ),
-    Method("Gaussian", "Rippel et al. 2020", (*ALONE, "scorers.gaussian={}")),
+    Method("principal filters, memory bank", "Chan et al. 2015 (PCANet)", only("texture")),
+    Method("Gaussian", "Rippel et al. 2020", (*NONE_OF_THE_DEFAULT, "scorers.gaussian={}")),
     Method(
         "PCA residual, bottom subspace",
         "Balestriero and LeCun 2024",
-        (*ALONE, "scorers.pca={subspace: bottom}"),
+        (*NONE_OF_THE_DEFAULT, "scorers.pca={subspace: bottom}"),
     ),
-    Method("PCA, top subspace", "Balestriero and LeCun 2024", (*ALONE, "scorers.pca={subspace: top}")),
-    Method("default: both networks, mixed", "this toolkit", ()),
+    Method(
+        "PCA, top subspace",
+        "Balestriero and LeCun 2024",
+        (*NONE_OF_THE_DEFAULT, "scorers.pca={subspace: top}"),
+    ),
+    Method("default: three branches, mixed", "this toolkit", ()),
 )
 
 

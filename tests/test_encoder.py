@@ -81,6 +81,16 @@ def test_answers_of_the_filters_are_features_only_beside_an_empty_backbone(photo
         torch.testing.assert_close(features[encoder.backbone.channels :], answers[:beside])
 
 
+def test_the_filters_are_silent_while_the_backbone_is_trained() -> None:
+    encoder = Encoder(build_backbone("none"), 8, tile_size=1024)
+    images = 255 * torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    before = encoder.learning(images)
+    for weight in encoder.filters.parameters():
+        weight.fill_(torch.nan)
+    torch.testing.assert_close(encoder.learning(images), before)
+    assert before.shape == (2, 8, 4, 4) and before.isfinite().all()
+
+
 def woven(period: int, seed: int, mark: bool = False) -> np.ndarray:
     """A fine pattern of lines with noise, (128, 128, 3); `mark`: one patch of it runs the other way."""
     rng = np.random.default_rng(seed)

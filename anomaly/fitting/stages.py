@@ -328,7 +328,7 @@ class TrainingMaps(Sequence[Tensor]):
             return torch.from_numpy(self.photos[index]).permute(2, 0, 1).float() / 255
         features, answers = self.encoder.parts(self.features[index])
         if self.input == "texture":
-            return self.encoder.weave(answers)
+            return self.encoder.texture_of(answers)
         return features if self.input == "features" else self.encoder.embed(features)
 
 

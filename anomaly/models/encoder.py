@@ -1,4 +1,4 @@
-"""Photo -> maps of patches: the backbone, its features standardised by channel, and their embedding."""
+"""Photo -> maps of patches: the features of the backbone, their embedding, and texture."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Encoder(nn.Module):
         with torch.inference_mode():
             return self.projection(features[None])[0]  # type: ignore[no-any-return]
 
-    def weave(self, answers: Tensor) -> Tensor:
+    def texture_of(self, answers: Tensor) -> Tensor:
         """(C, h, w) answers of the filters -> (D, h, w) texture."""
         with torch.inference_mode():
             return self.texture(answers[None])[0]  # type: ignore[no-any-return]
@@ -167,7 +167,7 @@ class Encoder(nn.Module):
     def maps_of(self, raw: Tensor, photo: Photo) -> PatchMaps:
         """The same, where the photo's `raw` features are there already."""
         features, answers = self.parts(raw)
-        return PatchMaps(features, self.embed(features), self.weave(answers), as_tensor(photo)[0] / 255)
+        return PatchMaps(features, self.embed(features), self.texture_of(answers), as_tensor(photo)[0] / 255)
 
     def _raw(self, images: Tensor) -> Tensor:
         return torch.cat([self.backbone.judging()(images), self.filters(images)], dim=1)

@@ -53,7 +53,7 @@ def _stages(bundle: Bundle, folder: Path, runtime: str) -> dict[str, float]:
             raw = encoder.raw_features(working)
             features, answers = timed("standardise", lambda raw=raw: encoder.parts(raw))
             timed("embedding", lambda features=features: encoder.embed(features))
-            timed("texture", lambda answers=answers: encoder.weave(answers))
+            timed("texture", lambda answers=answers: encoder.texture_of(answers))
             maps = encoder.maps_of(raw, working)
             found = {
                 name: timed(
