@@ -138,14 +138,15 @@ def test_a_fit_without_pretrained_weights_has_the_same_losses(product: Path, tmp
     from anomaly.config import RunConfig
     from anomaly.fitting import run as fitting
 
-    settings = ("backbone=none", "contrastive.backbone_steps=4")
+    settings = ("backbone=none", "contrastive.backbone_steps=4", "fusion.weighting=visibility")
     alone = fitting.fit(product, tmp_path / "alone", RunConfig.load(None, [*QUICK, *settings]))
     process = torchrun(tmp_path, "-m", "anomaly", *fit(product, tmp_path / "both", settings=settings))
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr
-    found = read_bundle(tmp_path / "both").manifest["losses"]
+    found = read_bundle(tmp_path / "both").manifest
     for name, values in alone.bundle.manifest["losses"].items():
-        assert found[name] == pytest.approx(values, rel=0.02), name
+        assert found["losses"][name] == pytest.approx(values, rel=0.02), name
+    assert found["weights"] == pytest.approx(alone.bundle.manifest["weights"], abs=0.1)
 
 
 def worker(parent: int, rank: int) -> int:

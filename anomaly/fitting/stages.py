@@ -112,9 +112,7 @@ class Fit:
             weights = dict.fromkeys(scorers, 1 / len(scorers))
             if config.fusion.weighting == "visibility":
                 _, alike = self._calibrated(standard, weights)
-                weights = distributed.from_first(
-                    lambda: visibility_weights(detector_with(weights, alike), held_out_photos, self.progress)
-                )
+                weights = visibility_weights(detector_with(weights, alike), held_out_photos, self.progress)
         scores, threshold = self._calibrated(standard, weights)
         with self._timed("extending"):
             for scorer in scorers.values():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly import distributed
 from anomaly.data.foreground import foregrounds
 from anomaly.detector import Detector, Photo
 from anomaly.errors import DataError
@@ -100,33 +101,39 @@ def measure(
     height, width = np.median([photo.shape[:2] for photo in photos], axis=0)
     levels = {one.name: _some(one.levels((int(height), int(width))), most_magnitudes) for one in probes}
 
-    def changed(one: Probe, magnitude: float) -> Iterator[tuple[Photo, Mask]]:
-        for i, (photo, area) in enumerate(zip(photos, areas, strict=True)):
-            yield one.apply(photo, area, magnitude, generator(seed, one.name, i))
+    def changed(one: Probe, magnitude: float, i: int) -> tuple[Photo, Mask]:
+        return one.apply(photos[i], areas[i], magnitude, generator(seed, one.name, i))
 
-    shown = [one for one in probes if any(mask.any() for _, mask in changed(one, levels[one.name][-1]))]
+    def shows(one: Probe) -> bool:
+        return any(changed(one, levels[one.name][-1], i)[1].any() for i in range(len(photos)))
+
+    shown = [one for one in probes if shows(one)]
     if not shown:
         names = ", ".join(one.name for one in probes)
         raise DataError(f"none of the probes ({names}) shows on these photos: choose others")
-    total = len(photos) * (1 + sum(len(levels[one.name]) for one in shown))
-    done = 0
+    versions: list[tuple[Probe | None, float]] = [(None, 0.0)]
+    versions += [(one, magnitude) for one in shown for magnitude in levels[one.name]]
+    jobs = [(one, magnitude, i) for one, magnitude in versions for i in range(len(photos))]
 
-    def scored(photo: Photo) -> dict[str, float]:
-        nonlocal done
+    def scored(job: tuple[Probe | None, float, int]) -> dict[str, float]:
+        one, magnitude, i = job
+        photo = photos[i] if one is None else changed(one, magnitude, i)[0]
         scores = detector.score(photo)
-        done += 1
-        progress.step("probes", done, total)
         return {**scores.branch_scores, FUSED: detector.judged_score(scores, photo.shape[:2])}
 
-    before = [scored(photo) for photo in photos]
-    untouched = {name: np.array([row[name] for row in before]) for name in before[0]}
-    graded = []
+    found = distributed.each(scored, jobs, lambda done: progress.step("probes", done, len(jobs)))
+    table = {
+        name: np.array([row[name] for row in found]).reshape(len(versions), len(photos)) for name in found[0]
+    }
+    untouched = {name: rows[0] for name, rows in table.items()}
+    graded, first = [], 1
     for one in shown:
         magnitudes = levels[one.name]
-        rows = [[scored(photo) for photo, _ in changed(one, magnitude)] for magnitude in magnitudes]
-        scores = {name: np.array([[cell[name] for cell in row] for row in rows]) for name in untouched}
+        last = first + len(magnitudes)
+        scores = {name: rows[first:last] for name, rows in table.items()}
         views = {name: seen(untouched[name], scores[name], magnitudes) for name in untouched}
         graded.append(Graded(one, magnitudes, scores, views))
+        first = last
     without = [one.name for one in probes if one not in shown]
     return Measured(untouched, graded, without)
 
