@@ -9,6 +9,7 @@ import torch
 
 from anomaly.bundle import read_bundle
 from anomaly.fitting.weighing import LEAST, faint_defects, visibility_weights
+from anomaly.inspection.writer import model_facts
 from anomaly.maps import MapStatistics
 from anomaly.models.training import Silent
 from anomaly.probes import PROBES
@@ -68,3 +69,11 @@ def test_only_defects_are_drawn_and_none_at_its_largest() -> None:
     for probe in faint_defects():
         assert probe.kind == "defect"
         assert max(probe.magnitudes) < max(PROBES.get(probe.name).magnitudes)
+
+
+def test_a_report_says_how_much_each_branch_counts(model: Path) -> None:
+    bundle = read_bundle(model)
+    told = model_facts(bundle)["branches"]
+    assert list(told) == list(bundle.detector.scorers)
+    for name, weight in bundle.detector.weights.items():
+        assert float(told[name].removesuffix(" %")) == pytest.approx(100 * weight, abs=0.5)

@@ -45,9 +45,11 @@ def command(
     if json_:
         result(facts)
         return
+    weights = ", ".join(f"{name} {100 * weight:.0f} %" for name, weight in facts["weights"].items())
     say(
         f"{facts['model']}: backbone {facts['backbone']}, photos judged at {facts['image_size']} px, "
         f"trained on {facts['n_train']} photos, calibrated on {facts['n_calibration']} others\n"
+        f"its branches count: {weights}\n"
         f"threshold {facts['threshold']:.4g}: {facts['guarantee']}"
     )
     if fitted.tracking.run_id:

@@ -209,7 +209,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "image_size": bundle.detector.geometry.image_size,
         "augmentation_strength": config.contrastive.augmentation_strength,
         "embedding_size": config.contrastive.embedding_size,
-        "scorers": ", ".join(bundle.detector.scorers),
+        "branches": {name: f"{100 * weight:.0f} %" for name, weight in bundle.detector.weights.items()},
         "training_photos": manifest.get("data", {}).get("n_train"),
         "calibration_photos": len(bundle.calibration_photos),
         "threshold_version": bundle.detector.policy.version,
