@@ -135,13 +135,17 @@ class Reconstruction(Scorer[ReconstructionOptions]):
         return learnt if self.expected is None else learnt | self.expected.state()
 
     def restore(self, state: State) -> None:
-        learnt = {key[8:]: value for key, value in state.items() if key.startswith("network.")}
-        key = "decoder.4.bias" if self.options.target == "features" else "encoder.0.bias"
-        self._build(len(learnt[key]) if self.options.target == "features" else 3)
+        learnt = {
+            name.removeprefix("network."): value
+            for name, value in state.items()
+            if name.startswith("network.")
+        }
+        channels = len(learnt["decoder.4.bias"]) if self.options.target == "features" else 3
+        self._build(channels)
         self.network.load_state_dict(learnt)
         if self.relative:
-            arrays = {key: state[key].numpy() for key in state if key.startswith("expected.")}
-            self.expected = Expected.restored(arrays, len(learnt[key]))
+            arrays = {name: state[name].numpy() for name in state if name.startswith("expected.")}
+            self.expected = Expected.restored(arrays, channels)
 
     def _expected(self, maps: Sequence[Tensor], seed: int) -> Expected:
         """What residuals the network leaves on patches of the photos that it was trained on."""

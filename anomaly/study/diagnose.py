@@ -174,7 +174,8 @@ def _collapse(detector: Detector, task: Task, snapshots: Snapshots) -> tuple[dic
     if len(set(groups)) < 2 or max(groups.count(group) for group in groups) < 2 or not snapshots.taken:
         return None
     encoder = detector.encoder
-    pooled = [encoder.projection.pool(encoder.maps(detector.read(s.path)).features[None]) for s in known]
+    raw = (encoder.raw_features(detector.read(sample.path)) for sample in known)
+    pooled = [encoder.projection.pool(encoder.parts(one)[0][None]) for one in raw]
     final = {name: value.clone() for name, value in encoder.projection.state_dict().items()}
     steps = sorted(snapshots.taken)
     wanted = sorted({steps[i] for i in np.linspace(0, len(steps) - 1, TIMES).round().astype(int)})
