@@ -11,7 +11,7 @@ from anomaly.data.geometry import Geometry
 from anomaly.detector import Detector, Photo
 from anomaly.errors import DataError
 from anomaly.models.training import Progress
-from anomaly.probes import Probe, chosen
+from anomaly.probes import Probe, drawn_defects
 from anomaly.visibility.measure import measure
 
 PHOTOS = 12
@@ -50,4 +50,4 @@ def visibility_weights(detector: Detector, photos: Sequence[Photo], progress: Pr
 
 def faint_defects() -> list[Probe]:
     """The probes that draw a defect, at small magnitudes."""
-    return [replace(one, magnitudes=one.magnitudes[FAINT]) for one in chosen() if one.kind == "defect"]
+    return [replace(one, magnitudes=one.magnitudes[FAINT]) for one in drawn_defects()]

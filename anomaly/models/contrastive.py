@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import cv2
 import numpy as np
@@ -26,7 +25,7 @@ from anomaly.data.augmentation import ViewMaker
 from anomaly.models.encoder import Encoder, Photo, as_tensor
 from anomaly.models.losses import joint_contrastive, nt_xent
 from anomaly.models.training import Checkpoints, Progress, step_seed, train
-from anomaly.probes import Probe, chosen
+from anomaly.probes import drawn_defects
 
 Defective = tuple[Photo, NDArray[np.bool_]]
 """A working photo (H, W, 3), and where it shows a defect, (H, W); at least one pixel does."""
@@ -214,14 +213,9 @@ def _real_defect(
     return photo[window], mask[window]
 
 
-@cache
-def _defect_kinds() -> list[Probe]:
-    return [probe for probe in chosen() if probe.kind == "defect"]
-
-
 def _with_defect(cut: Photo, rng: np.random.Generator) -> tuple[Photo, NDArray[np.bool_]]:
     """The crop with one synthetic defect of any kind and magnitude, and where it is."""
-    kinds = _defect_kinds()
+    kinds = drawn_defects()
     probe = kinds[int(rng.integers(len(kinds)))]
     magnitude = float(rng.choice(probe.magnitudes))
     return probe.apply(np.ascontiguousarray(cut), np.ones(cut.shape[:2], dtype=bool), magnitude, rng)

@@ -114,3 +114,8 @@ def chosen(names: Sequence[str] | None = None) -> list[Probe]:
     probes = [PROBES.get(name) for name in (PROBES.names() if names is None else dict.fromkeys(names))]
     kinds = ("appearance", "defect", "geometry")
     return sorted(probes, key=lambda one: (kinds.index(one.kind), one.name))
+
+
+def drawn_defects() -> list[Probe]:
+    """The probes that draw a defect somewhere on the product."""
+    return [one for one in chosen() if one.kind == "defect"]

@@ -36,7 +36,7 @@ from anomaly.diagnostics.subspace import (
 )
 from anomaly.errors import DataError
 from anomaly.models.training import Checkpoints
-from anomaly.probes import chosen
+from anomaly.probes import drawn_defects
 from anomaly.scorers.reconstruction import Reconstruction
 from anomaly.study.cells import Task
 from anomaly.visibility.measure import generator
@@ -131,7 +131,7 @@ def reconstruction_reading(photos: Sequence[Photo], bottleneck: int) -> dict[str
 
     The same for all cells: a property of the product and of the probes, at thumbnails of 16 x 16 px.
     """
-    defects = [one for one in chosen() if one.kind == "defect"]
+    defects = drawn_defects()
     areas = foregrounds(photos)
     rows, drawn = [], []
     for i, (photo, area) in enumerate(zip(photos, areas, strict=True)):

@@ -19,7 +19,7 @@ from anomaly.detector import Photo
 from anomaly.errors import ConfigError, DataError
 from anomaly.evaluation import refuse_seen
 from anomaly.models.training import Progress, Silent
-from anomaly.probes import Probe, chosen
+from anomaly.probes import Probe, chosen, drawn_defects
 from anomaly.records import Sample
 
 ALL = "all"
@@ -49,11 +49,11 @@ class Drawing:
 def defect_probes(names: Sequence[str]) -> list[Probe]:
     """The probes named, or all that draw a defect. Raises ConfigError for one that draws none."""
     if ALL in names:
-        return [probe for probe in chosen() if probe.kind == "defect"]
+        return drawn_defects()
     probes = chosen(names)
     for probe in probes:
         if probe.kind != "defect":
-            known = ", ".join(p.name for p in chosen() if p.kind == "defect")
+            known = ", ".join(p.name for p in drawn_defects())
             raise ConfigError(f"{probe.name} changes the whole photo and has no size: choose from {known}")
     return probes
 
