@@ -18,6 +18,7 @@ from anomaly.maps import Map, resize
 from anomaly.metrics import aupro, auroc_interval, image_ap, image_auroc, image_f1_max, pixel_auroc
 from anomaly.models.training import Progress, Silent
 from anomaly.quality.intervals import clopper_pearson
+from anomaly.quality.likeness import exceedance_p_value
 from anomaly.records import Sample
 
 PIXEL_SIDE = 1024
@@ -34,6 +35,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of the labelled test photos among `samples`; a figure that the photos cannot give is None.
     `score` None is the detector's own.
+
+    `overkill_p_value` is the chance of so many false alarms, or more, were the normal test photos like those
+    that the threshold rests on; of groups with a threshold of their own it says nothing.
 
     Raises DataError where there are none, or where one of them was trained on or calibrated with. A photo
     that cannot be read is left out and named under `unreadable`.
@@ -75,6 +79,7 @@ def evaluate(
     cuts = [detector.policy.cut_of(sample.group) for sample, _ in scored]
     decisions = np.array([cut.decide(score) for cut, score in zip(cuts, judged, strict=True)])
     flagged, passed = decisions == "anomalous", decisions == "normal"
+    pooled = ~labels & np.array([cut is detector.policy.cut for cut in cuts])
     with_masks = any(mask.any() for mask in masks)
     return {
         "image_auroc": image_auroc(image_scores, labels),
@@ -90,6 +95,12 @@ def evaluate(
         "escape_rate_interval": _interval(passed[labels]),
         "overkill_rate": _rate(flagged[~labels]),
         "overkill_rate_interval": _interval(flagged[~labels]),
+        "overkill_p_value": exceedance_p_value(
+            detector.policy.normal_scores,
+            detector.policy.cut.threshold,
+            int(pooled.sum()),
+            int(flagged[pooled].sum()),
+        ),
         "normal_reviews": int((decisions[~labels] == "review").sum()),
         "anomalous_reviews": int((decisions[labels] == "review").sum()),
         "n_normal": int((~labels).sum()),

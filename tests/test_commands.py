@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from conftest import QUICK
+from conftest import QUICK, draw_photo
 
+from anomaly.bundle import read_bundle
 from anomaly.cli import main
+from anomaly.policy.policy import Cut, Policy
 
 
 def run(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -56,6 +61,51 @@ def test_inspect_writes_everything_and_never_passes_a_broken_photo(
     assert summary["photos"] == 14 and summary["error"] == 2 and summary["anomalous"] == 6
     page = (out / "report.html").read_text()
     assert "<b>.png" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_photos_unlike_the_calibration_photos_are_told(
+    capfd: pytest.CaptureFixture[str], own_model: Path, product: Path, tmp_path: Path
+) -> None:
+    """Photos under another light pass a lax threshold, and still look different."""
+    alike, darker = tmp_path / "alike", tmp_path / "darker"
+    rng = np.random.default_rng(11)
+    for folder, light in ((alike, 1.0), (darker, 0.85)):
+        folder.mkdir()
+        for i in range(20):
+            cv2.imwrite(str(folder / f"{i:02d}.png"), (light * draw_photo(rng)).astype(np.uint8))
+    bundle = read_bundle(own_model)
+    highest = max(bundle.detector.score(bundle.detector.read(path)).image_score for path in darker.iterdir())
+    lax = replace(bundle.detector.policy, cut=Cut(highest + 1))
+    born = Policy.born(bundle.detector.calibration)
+    bundle.versions.add(lax, born, why="a test", who="Ada", facts={})
+    said = {}
+    for folder in (alike, darker):
+        out = tmp_path / "out" / folder.name
+        code, _, stderr = run(capfd, "inspect", folder, "--model", own_model, "--out", out)
+        assert code == 0, stderr
+        found = json.loads((out / "summary.json").read_text())["likeness"]
+        said[folder.name] = found["sentence"]
+        assert found["photos"] == 20
+        if found["sentence"]:
+            assert found["sentence"] in stderr and found["sentence"] in (out / "report.html").read_text()
+    assert said["alike"] is None and "20 of the 20 photos" in said["darker"]
+
+
+def test_more_false_alarms_than_the_promise_allows_are_told(
+    capfd: pytest.CaptureFixture[str], model: Path, product: Path, tmp_path: Path
+) -> None:
+    arguments = ("evaluate", product, "--model", model, "--no-track")
+    code, _, stderr = run(capfd, *arguments)
+    assert code == 0 and "not like those that the threshold rests on" not in stderr
+    folder = tmp_path / "product"
+    (folder / "train/good").mkdir(parents=True)
+    shutil.copytree(product / "test/spot", folder / "test/spot")
+    shutil.copytree(product / "test/spot", folder / "test/good")
+    for index, path in enumerate((folder / "test/good").iterdir()):
+        cv2.imwrite(str(path), cv2.imread(str(path)) // 2 + index)
+    code, _, stderr = run(capfd, "evaluate", folder, *arguments[2:])
+    assert code == 0 and "overkill_rate: 1.0000" in stderr
+    assert "not like those that the threshold rests on" in stderr
 
 
 def test_an_earlier_inspection_is_kept(

@@ -27,6 +27,7 @@ def command(
     from anomaly.data.layouts import read_samples
     from anomaly.evaluation import evaluate
     from anomaly.inspection.scoring import choose_scorer
+    from anomaly.quality.likeness import SURE
 
     bundle = read_bundle(model)
     samples = read_samples(data, bundle.detector.config.data.layout)
@@ -50,6 +51,12 @@ def command(
                 say(f"  {kind}: AUROC {auroc}, escapes {figures['escapes']} of {figures['n']}")
         elif not isinstance(value, dict):
             say(f"{name}: {_figure(value)}")
+    if metrics["overkill_p_value"] < SURE:
+        say(
+            "the normal test photos are not like those that the threshold rests on: by chance so many false "
+            f"alarms come with p = {metrics['overkill_p_value']:.1g}. Its promise is not about such photos; "
+            "fit on photos taken as these were, and where photos come in lots, give the lots as groups"
+        )
     for path, reason in metrics["unreadable"].items():
         say(f"left out {path}: {reason}")
 

@@ -94,6 +94,8 @@ def command(
         f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, {reviews}"
         f"{summary['error']} could not be read\nreport: {out / 'report.html'}"
     )
+    if (alike := summary.get("likeness")) and alike["sentence"]:
+        say(alike["sentence"])
     if interrupted:
         say(f"interrupted after {summary['photos']} of {len(photos)} photos; go on with --resume")
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ import shutil
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from anomaly.inspection.identity import RUN, WORK, begun_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
 from anomaly.inspection.stream import Judged
 from anomaly.policy.policy import Policy
+from anomaly.quality.likeness import Likeness, likeness
 from anomaly.records import Decision, Verdict
 from anomaly.report.inspection import inspection_report
 from anomaly.report.tally import Tally
@@ -131,6 +132,7 @@ class Writer:
         """Write summary and report; the summary. An interrupted inspection can be resumed."""
         policy, calibration = self.policy, self.bundle.detector.calibration
         counts, cut = self._tally.counts, self.policy.cut_of(self.group)
+        alike = self._likeness()
         summary: dict[str, Any] = {
             "photos": self.done,
             **{decision: counts[decision] for decision in ("normal", "review", "anomalous", "error")},
@@ -144,6 +146,7 @@ class Writer:
             "target_fpr": None if policy.version else calibration.config.target_fpr,
             "n_calibration": len(policy.normal_scores),
             "guarantee": policy.promise,
+            "likeness": None if alike is None else asdict(alike) | {"sentence": alike.sentence},
             "ceiling": colour_ceiling(policy.normal_scores, cut.threshold),
             "model": self.bundle.path.name,
             "model_hash": self.bundle.model_hash,
@@ -170,6 +173,15 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._journal.close()
+
+    def _likeness(self) -> Likeness | None:
+        """How what passed compares with the normal photos that the threshold rests on; None where groups have
+        thresholds of their own, for these photos may be different."""
+        policy = self.policy
+        if policy.groups:
+            return None
+        known, scores = (some[np.isfinite(some)] for some in (policy.normal_scores, self._tally.scores))
+        return likeness(known, scores, policy.cut.lowest)
 
     def _group(self, name: str) -> dict[str, Any]:
         """Photos of one group by decision, and where its scores are cut now."""

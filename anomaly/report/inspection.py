@@ -58,8 +58,8 @@ def inspection_report(
     """The page as HTML.
 
     `summary` holds `threshold`, `ceiling` (of the colour scale), `n_calibration`, `guarantee` (plain words),
-    and if wished `target_fpr`, `review_threshold`, `version`, `versions`, `group`, `groups` and `finished`
-    (when, as text).
+    and if wished `likeness`, `target_fpr`, `review_threshold`, `version`, `versions`, `group`, `groups` and
+    `finished` (when, as text).
     `model` maps facts to values (text, number, size, mapping); its `name` stands in the heading too. The
     gallery is shown whole.
     """
@@ -70,6 +70,7 @@ def inspection_report(
         model=model,
         model_facts=facts(model),
         threshold_facts=_threshold_facts(summary),
+        unlike=(summary.get("likeness") or {}).get("sentence"),
         headline=_headline(tally.counts),
         counts=tally.counts,
         total=tally.total,
@@ -103,6 +104,9 @@ def _threshold_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("Versions that decided", decided))
     if summary.get("target_fpr") is not None:
         facts.append(("False alarms allowed for", f"{100 * summary['target_fpr']:.4g} %"))
+    if alike := summary.get("likeness"):
+        share = f"{100 * alike['above'] / alike['photos']:.0f} % of those that passed, about half expected"
+        facts.append(("Above the middle of calibration photos", share))
     return [*facts, ("Calibration photos", number(summary["n_calibration"]))]
 
 
