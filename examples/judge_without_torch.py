@@ -73,7 +73,7 @@ class Model:
             "threshold": threshold,
             "p_value": (1 + higher) / (1 + len(self.calibration)),
         }
-        return verdict, cv2.resize(maps[0], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return verdict, cv2.resize(maps[0], photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def main() -> None:

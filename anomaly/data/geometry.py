@@ -67,7 +67,7 @@ class Geometry:
 
     def to_photo(self, patches: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
         """A map of patches (h, w) -> the photo's own (H, W): what lights up lies where it lights up."""
-        return np.asarray(cv2.resize(patches, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+        return np.asarray(cv2.resize(patches, size[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
 def _rounded(side: float) -> int:
