@@ -105,8 +105,8 @@ def _threshold_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if summary.get("target_fpr") is not None:
         facts.append(("False alarms allowed for", f"{100 * summary['target_fpr']:.4g} %"))
     if alike := summary.get("likeness"):
-        share = f"{100 * alike['above'] / alike['photos']:.0f} % of those that passed, about half expected"
-        facts.append(("Above the middle of calibration photos", share))
+        share = f"{100 * alike['above'] / alike['photos']:.0f} % (half expected)"
+        facts.append(("Passed above the calibration middle", share))
     return [*facts, ("Calibration photos", number(summary["n_calibration"]))]
 
 
