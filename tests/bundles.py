@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from anomaly.bundle import MANIFEST, _checksum, write_bundle
+from anomaly.bundle import FORMAT, MANIFEST, _checksum, write_bundle
 from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
@@ -260,6 +260,8 @@ SPOILS: dict[str, Spoil] = {
     "calibration of an object": file("calibration.json", b'{"image_score": 1}'),
 }
 
+NOW = b'{"format": %d' % FORMAT
+"""How a manifest that this program reads may begin."""
 MANIFESTS: dict[str, bytes] = {
     "empty": b"",
     "zeros": bytes(1000),
@@ -269,13 +271,13 @@ MANIFESTS: dict[str, bytes] = {
     "no format": b"{}",
     "format of text": b'{"format": "1"}',
     "format of the future": b'{"format": 99}',
-    "a key twice": b'{"format": 2, "format": 2}',
-    "no checksum": b'{"format": 2}',
-    "nested without end": b'{"format": 2, "a": ' + b"[" * 200_000,
+    "a key twice": NOW + b", " + NOW[1:] + b"}",
+    "no checksum": NOW + b"}",
+    "nested without end": NOW + b', "a": ' + b"[" * 200_000,
     "a number of a million digits": b'{"format": ' + b"9" * 1_000_000 + b"}",
-    "no Unicode": b'{"format": 2, "a": "\xff\xfe"}',
-    "half a surrogate": b'{"format": 2, "checksum": "\\ud800"}',
-    "UTF-16": '{"format": 2}'.encode("utf-16"),
-    "cut": b'{"format": 2, "files": {"enc',
+    "no Unicode": NOW + b', "a": "\xff\xfe"}',
+    "half a surrogate": NOW + b', "checksum": "\\ud800"}',
+    "UTF-16": (NOW + b"}").decode().encode("utf-16"),
+    "cut": NOW + b', "files": {"enc',
     "a zip": b"PK\x05\x06" + bytes(18),
 }

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import together
-from conftest import QUICK
+from conftest import AS_FITTED, QUICK
 from test_commands import run
 
 from anomaly.bundle import Bundle, read_bundle
@@ -116,7 +116,7 @@ def test_the_documented_fit_makes_the_model_of_one_process(
     words = shlex.split(command)
     assert words[:3] == ["torchrun", "--standalone", "--nproc-per-node"]
     shutil.copytree(product / "train/good", tmp_path / "photos/good")
-    settings = [*QUICK, "tracking.enabled=true", "tracking.uri=sqlite:///runs.db"]
+    settings = [*AS_FITTED, "tracking.enabled=true", "tracking.uri=sqlite:///runs.db"]
     changes = [part for setting in settings for part in ("--set", setting)]
     process = torchrun(tmp_path, *words[4:], *changes)
     _, stderr = process.communicate()

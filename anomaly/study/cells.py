@@ -116,7 +116,10 @@ def grid(
 
     Raises ConfigError where a dial is out of its range.
     """
-    dials = [Dials(*values) for values in product(strengths, sizes, temperatures, weights)]
+    dials = [
+        Dials(float(strength), size, float(temperature), float(weight))
+        for strength, size, temperature, weight in product(strengths, sizes, temperatures, weights)
+    ]
     for one in dials:
         RunConfig.parse({"contrastive": asdict(one)})
     if not dials or seeds < 1:
