@@ -32,16 +32,14 @@ LARGEST_LOG = 80.0
 """The exponential of a larger number is none in float32."""
 
 
-def between_halves(photos: list[Floats], seed: int) -> tuple[NDArray[np.int64], Floats]:
-    """(rows of all `photos`' patches together, their distances): some patches of the first half of the normal
-    photos, (n, D) each, to those of the second half, and the other way round. None of a single photo."""
+def between_halves(patches: Floats, middle: int, seed: int) -> tuple[NDArray[np.int64], Floats]:
+    """(rows of `patches`, their distances): some of the first `middle` normal patches (N, D) to the others,
+    which are of other photos, and the other way round. None where either half is empty."""
     from threadpoolctl import threadpool_limits
 
-    middle = len(photos) // 2
-    if not middle:
+    if not 0 < middle < len(patches):
         return np.empty(0, np.int64), np.empty(0, np.float32)
-    patches = np.concatenate(photos)
-    halves = np.split(np.arange(len(patches)), [sum(map(len, photos[:middle]))])
+    halves = np.split(np.arange(len(patches)), [middle])
     rng = np.random.default_rng(seed)
     rows, distances = [], []
     with threadpool_limits(1, user_api="blas"):

@@ -54,21 +54,24 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         from anomaly import distributed
 
-        photos = distributed.each(lambda photo: _patches(maps[photo]), range(len(maps)))
         size, seed, share = self.options.bank_size, context.seed, self.options.own_photo
-        own = []
-        if share < 1:
-            own = distributed.each(lambda photo: own_distances(maps[photo].numpy()).ravel(), range(len(maps)))
+
+        def seen(photo: int) -> tuple[Floats, Floats]:
+            values = maps[photo]
+            own = own_distances(values.numpy()) if share < 1 else np.zeros(values.shape[1:], np.float32)
+            return _patches(values), own.ravel()
+
+        photos, own = zip(*distributed.each(seen, range(len(maps))), strict=True)
+        patches = np.concatenate(photos)
 
         def learnt() -> tuple[Expected, MemoryBank, float]:
-            patches = np.concatenate(photos)
             bank = MemoryBank.build(coreset(patches, size, seed))
-            rows, distances = between_halves(photos, seed)
-            limit = limit_of(distances, np.concatenate(own)[rows], share) if own else math.inf
+            rows, distances = between_halves(patches, sum(map(len, photos[: len(photos) // 2])), seed)
+            limit = limit_of(distances, np.concatenate(own)[rows], share)
             return Expected.of(patches[rows], distances), bank, limit
 
         self.expected, self.bank, self.limit = distributed.from_first(learnt)
-        self._seed, self._kept = seed, len(self.bank.patches) / sum(map(len, photos))
+        self._seed, self._kept = seed, len(self.bank.patches) / len(patches)
 
     def extend(self, maps: Sequence[Tensor]) -> None:
         patches = np.concatenate([_patches(values) for values in maps])
