@@ -22,32 +22,14 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 QUERIES, ANSWERS = 4_000, 20_000
-"""Patches of either half of the photos that ask for their distance, and those of the other half that they are
-compared with, at most."""
+"""Patches of either half of the photos whose distances the model is fitted on, and those of the other half
+that they are distances to, at most."""
 AROUND = 9
 """Side of the surroundings, in patches."""
 RIDGE = 0.01
 """Penalty of the regression, as a share of the mean variance of the patches."""
 LARGEST_LOG = 80.0
 """The exponential of a larger number is none in float32."""
-
-
-def between_halves(patches: Floats, middle: int, seed: int) -> tuple[NDArray[np.int64], Floats]:
-    """(rows of `patches`, their distances): some of the first `middle` normal patches (N, D) to the others,
-    which are of other photos, and the other way round. None where either half is empty."""
-    from threadpoolctl import threadpool_limits
-
-    if not 0 < middle < len(patches):
-        return np.empty(0, np.int64), np.empty(0, np.float32)
-    halves = np.split(np.arange(len(patches)), [middle])
-    rng = np.random.default_rng(seed)
-    rows, distances = [], []
-    with threadpool_limits(1, user_api="blas"):
-        for asking, answering in (halves, halves[::-1]):
-            bank = MemoryBank.build(patches[rng.permutation(answering)[:ANSWERS]])
-            rows.append(rng.permutation(asking)[:QUERIES])
-            distances.append(bank.distance(patches[rows[-1]]))
-    return np.concatenate(rows), np.concatenate(distances)
 
 
 @dataclass(frozen=True)
@@ -76,6 +58,25 @@ class Expected:
             model = Ridge(RIDGE * len(x) * (x.var(0).mean() + 1e-12)).fit(x, y - y.mean())
             found, weights = model.predict(x), np.asarray(model.coef_, dtype=np.float32)
         return cls(weights, float(model.intercept_), float(found.min()), float(found.max()))
+
+    @classmethod
+    def of_distances(cls, photos: list[Floats], seed: int) -> Expected:
+        """From the patches of two or more normal photos, (n, D) each: distances of those of the first half of
+        the photos to those of the second half, and the other way round; of one photo nothing is learnt."""
+        from threadpoolctl import threadpool_limits
+
+        if len(photos) < 2:
+            return cls.of(photos[0][:0], np.empty(0, np.float32))
+        with threadpool_limits(1, user_api="blas"):
+            rng = np.random.default_rng(seed)
+            middle = len(photos) // 2
+            halves = [np.concatenate(part) for part in (photos[:middle], photos[middle:])]
+            patches, distances = [], []
+            for asking, answering in (halves, halves[::-1]):
+                bank = MemoryBank.build(rng.permutation(answering)[:ANSWERS])
+                patches.append(rng.permutation(asking)[:QUERIES])
+                distances.append(bank.distance(patches[-1]))
+        return cls.of(np.concatenate(patches), np.concatenate(distances))
 
     def around(self, values: Floats) -> Floats:
         """(D, h, w) -> the expected log score (h, w), its mean around each patch."""

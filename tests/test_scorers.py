@@ -5,8 +5,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from anomaly.expected import Expected, between_halves
-from anomaly.repetition import own_distances, own_distances_of
+from anomaly.expected import Expected
 from anomaly.scorers import SCORERS, FitContext
 from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
 
@@ -142,64 +141,10 @@ def test_pixels_can_be_the_target() -> None:
 
 def test_what_is_expected_does_not_depend_on_the_number_of_threads() -> None:
     rng = np.random.default_rng(3)
-    patches = rng.normal(size=(4800, 256)).astype(np.float32)
+    photos = [rng.normal(size=(600, 256)).astype(np.float32) for _ in range(8)]
     found = []
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
-            rows, distances = between_halves(patches, 2400, seed=0)
-            found.append(Expected.of(patches[rows], distances))
+            found.append(Expected.of_distances(photos, seed=0))
     assert found[0].weights.tobytes() == found[1].weights.tobytes()
     assert (found[0].offset, found[0].low, found[0].high) == (found[1].offset, found[1].low, found[1].high)
-
-
-def test_the_distance_to_the_rest_of_a_photo_is_that_of_the_patch_nearer_than_all_but_a_few() -> None:
-    rng = np.random.default_rng(5)
-    values = rng.normal(size=(7, 20, 31)).astype(np.float32)
-    found = own_distances(values)
-    others = values[:, :, ::2].reshape(7, -1).T
-    exact = np.linalg.norm(values.reshape(7, -1).T[:, None] - others, axis=2)
-    rank = round(0.03 * len(others))
-    np.testing.assert_allclose(found.ravel(), np.sort(exact, axis=1)[:, rank], rtol=1e-4)
-    again = own_distances_of(torch.from_numpy(values)[None])[0, 0]
-    np.testing.assert_allclose(again.numpy(), found, rtol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(2, 2), (3, 5)])
-def test_the_smallest_photos_have_a_rest(size: tuple[int, int]) -> None:
-    values = np.random.default_rng(6).normal(size=(4, *size)).astype(np.float32)
-    found = own_distances(values)
-    assert found.shape == size and np.isfinite(found).all()
-    np.testing.assert_allclose(own_distances_of(torch.from_numpy(values)[None])[0, 0], found, rtol=1e-4)
-
-
-def test_what_repeats_itself_in_a_photo_counts_little_and_a_defect_as_before() -> None:
-    """All of a new photo is shifted away from the training photos; one patch is odd there as well."""
-    scorers, generator = [], torch.Generator().manual_seed(0)
-    for share in (1.0, 0.9):
-        scorers.append(EmbeddingDistance(EmbeddingOptions(relative=0.0, own_photo=share)))
-        scorers[-1].fit([torch.randn(6, 20, 20, generator=generator) for _ in range(8)], FitContext())
-    assert np.isinf(scorers[0].limit) and 0.5 < scorers[1].limit < 3
-    elsewhere = torch.randn(6, 20, 20, generator=generator) + 6
-    elsewhere[:, 9, 9] += 12
-    free, limited = (scorer.score(elsewhere) for scorer in scorers)
-    usual = scorers[1].score(torch.randn(6, 20, 20, generator=generator)).median()
-    assert free.median() > 4 * usual
-    assert limited.median() < 2 * usual
-    assert limited[9, 9] > 4 * limited.median()
-    assert torch.equal(scorers[1].score(elsewhere), restored(scorers[1]).score(elsewhere))
-
-
-@pytest.mark.parametrize("limit", [[0.0], [-1.0], [float("nan")], [1.0, 2.0]])
-def test_a_limit_that_is_none_is_refused(limit: list[float]) -> None:
-    scorer = EmbeddingDistance(EmbeddingOptions())
-    scorer.fit(maps(4, 6, 12, seed=0), FitContext())
-    with pytest.raises(ValueError, match="limit"):
-        EmbeddingDistance(scorer.options).restore(
-            scorer.state() | {"limit": torch.tensor(limit, dtype=torch.float64)}
-        )
-
-
-def restored(scorer: EmbeddingDistance) -> EmbeddingDistance:
-    again = EmbeddingDistance(scorer.options)
-    again.restore(scorer.state())
-    return again

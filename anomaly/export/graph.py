@@ -6,7 +6,6 @@ The arithmetic is that of `Detector.score`.
 from __future__ import annotations
 
 import copy
-import math
 from functools import singledispatch
 from typing import TypeVar
 
@@ -20,7 +19,6 @@ from anomaly.expected import Expected
 from anomaly.export.cells import NearestInCells
 from anomaly.maps import MapStatistics
 from anomaly.neighbours import MemoryBank
-from anomaly.repetition import own_distances_of
 from anomaly.scorers import Input, Searching
 from anomaly.scorers.embedding import EmbeddingDistance
 from anomaly.scorers.mean_square import MeanSquare
@@ -123,11 +121,7 @@ def _reconstruction(scorer: Reconstruction) -> nn.Module:
 
 @branch.register
 def _embedding(scorer: EmbeddingDistance) -> nn.Module:
-    nearest: nn.Module = (
-        NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
-    )
-    if math.isfinite(scorer.limit):
-        nearest = _Limited(nearest, scorer.limit)
+    nearest = NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
     relative = scorer.options.relative
     return _Relative(nearest, scorer.expected, relative) if relative else nearest
 
@@ -148,17 +142,6 @@ class _MeanSquare(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         coordinates: Tensor = F.conv2d(values - self.mean, self.matrix)  # type: ignore[operator,arg-type]
         return coordinates.square().mean(1, keepdim=True)
-
-
-class _Limited(nn.Module):
-    """Distances, none beyond `limit` times that to the rest of the patch's own photo."""
-
-    def __init__(self, distances: nn.Module, limit: float) -> None:
-        super().__init__()
-        self.distances, self.limit = distances, limit
-
-    def forward(self, values: Tensor) -> Tensor:
-        return torch.minimum(self.distances(values), self.limit * own_distances_of(values))
 
 
 class _Relative(nn.Module):

@@ -6,7 +6,6 @@ re-weighting of eq. 7; over the embedding of the contrastive encoder, and with a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from anomaly.config import Section
-from anomaly.expected import Expected, between_halves
+from anomaly.expected import Expected
 from anomaly.neighbours import Floats, MemoryBank, coreset
-from anomaly.repetition import limit_of, own_distances
 from anomaly.scorers import SCORERS, FitContext, Input, Searching, State
 
 if TYPE_CHECKING:
@@ -32,9 +30,6 @@ class EmbeddingOptions(Section):
     relative: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The power of the distance to be expected in such surroundings that a distance is divided by: 0 counts
     it as it is, 1 as a ratio."""
-    own_photo: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """No distance counts beyond that to the rest of the patch's own photo, times a number that this share of
-    good patches stays within; 1 sets no limit."""
 
 
 @SCORERS.register("embedding")
@@ -44,8 +39,6 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     Config = EmbeddingOptions
     bank: MemoryBank
     expected: Expected
-    limit: float = math.inf
-    """The largest distance that counts, in distances to the rest of the patch's own photo."""
 
     @property
     def input(self) -> Input:
@@ -54,24 +47,15 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         from anomaly import distributed
 
-        size, seed, share = self.options.bank_size, context.seed, self.options.own_photo
+        photos = distributed.each(lambda photo: _patches(maps[photo]), range(len(maps)))
+        size, seed = self.options.bank_size, context.seed
 
-        def seen(photo: int) -> tuple[Floats, Floats]:
-            values = maps[photo]
-            own = own_distances(values.numpy()) if share < 1 else np.zeros(values.shape[1:], np.float32)
-            return _patches(values), own.ravel()
+        def learnt() -> tuple[Expected, MemoryBank]:
+            bank = MemoryBank.build(coreset(np.concatenate(photos), size, seed))
+            return Expected.of_distances(photos, seed), bank
 
-        photos, own = zip(*distributed.each(seen, range(len(maps))), strict=True)
-        patches = np.concatenate(photos)
-
-        def learnt() -> tuple[Expected, MemoryBank, float]:
-            bank = MemoryBank.build(coreset(patches, size, seed))
-            rows, distances = between_halves(patches, sum(map(len, photos[: len(photos) // 2])), seed)
-            limit = limit_of(distances, np.concatenate(own)[rows], share)
-            return Expected.of(patches[rows], distances), bank, limit
-
-        self.expected, self.bank, self.limit = distributed.from_first(learnt)
-        self._seed, self._kept = seed, len(self.bank.patches) / len(patches)
+        self.expected, self.bank = distributed.from_first(learnt)
+        self._seed, self._kept = seed, len(self.bank.patches) / sum(map(len, photos))
 
     def extend(self, maps: Sequence[Tensor]) -> None:
         patches = np.concatenate([_patches(values) for values in maps])
@@ -80,8 +64,6 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
 
     def search(self, values: Floats) -> Floats:
         distance = self.bank.distance(values.reshape(len(values), -1).T).reshape(values.shape[1:])
-        if self.limit < math.inf:
-            distance = np.minimum(distance, np.float32(self.limit) * own_distances(values))
         if not self.options.relative:
             return distance
         expected = self.expected.around(values)
@@ -90,11 +72,9 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     def state(self) -> State:
         import torch
 
-        limit = {"limit": torch.tensor([self.limit], dtype=torch.float64)} if self.limit < math.inf else {}
         return {
             "patches": torch.from_numpy(self.bank.patches),
             "centroids": torch.from_numpy(self.bank.centroids),
-            **limit,
             **self.expected.state(),
         }
 
@@ -106,10 +86,6 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
             lengths = [np.square(table).sum(1) for table in (patches, centroids)]
         if not len(patches) or not all(np.isfinite(values).all() for values in lengths):
             raise ValueError("the memory bank is empty, or its patches are no numbers that can be compared")
-        limit = state.get("limit", np.full(1, np.inf))
-        if limit.shape != (1,) or not limit[0] > 0:
-            raise ValueError("the limit of distances is no number above 0")
-        self.limit = float(limit[0])
         self.expected = Expected.restored(state, patches.shape[1])
         self.bank = MemoryBank(patches, centroids)
 

@@ -20,8 +20,6 @@ class TextureOptions(EmbeddingOptions):
 
     bank_size: Annotated[int, Field(ge=1)] = 20_000
     """As of `embedding`."""
-    own_photo: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """As of `embedding`: no limit, for textures repeat themselves where defects lie as well."""
 
 
 @SCORERS.register("texture")
