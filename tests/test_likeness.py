@@ -73,3 +73,10 @@ def test_a_handful_of_photos_is_not_compared():
 def test_ties_at_the_middle_count_for_neither_side():
     found = likeness(np.zeros(40), np.zeros(200), 1.0)
     assert found is not None and found.above == 0 and found.p_value == 1.0 and found.sentence is None
+
+
+def test_scores_of_minus_infinity_are_low_scores():
+    known = np.concatenate([np.full(30, -np.inf), np.arange(30.0)])
+    assert exceedance_p_value(known, 28.0, 20, 20) < SURE
+    found = likeness(known, np.full(50, 20.0), 28.0)
+    assert found is not None and found.above == 50 and found.p_value < SURE

@@ -66,4 +66,6 @@ def _figure(value: object) -> str:
         return "cannot be told from these photos"
     if isinstance(value, tuple):
         return f"{value[0]:.4f} to {value[1]:.4f} (95 % confidence)"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 5e-5 else f"{value:.4f}"
+    return str(value)

@@ -180,8 +180,7 @@ class Writer:
         policy = self.policy
         if policy.groups:
             return None
-        known, scores = (some[np.isfinite(some)] for some in (policy.normal_scores, self._tally.scores))
-        return likeness(known, scores, policy.cut.lowest)
+        return likeness(policy.normal_scores, self._tally.scores, policy.cut.lowest)
 
     def _group(self, name: str) -> dict[str, Any]:
         """Photos of one group by decision, and where its scores are cut now."""

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anomaly.metrics import as_scores
-
 SURE = 1e-3
 """The p-value below which photos are called unlike the known ones."""
 FEWEST = 10
@@ -28,7 +26,7 @@ def exceedance_p_value(known: npt.ArrayLike, cut: float, n: int, above: int) -> 
     """The chance that `above` or more of `n` new scores exceed `cut`, were they of the kind of the `known`
     ones (N,); `cut` is one of these, or any value that does not depend on the new ones (then an upper bound).
     """
-    scores = as_scores(known)
+    scores = np.asarray(known, np.float64)
     rank = 1 + int((scores > cut).sum())
     return 1.0 if rank > scores.size else _at_least(above, n, rank, scores.size + 1 - rank)
 
@@ -66,12 +64,13 @@ class Likeness:
 
 
 def likeness(known: npt.ArrayLike, scores: npt.ArrayLike, cut: float) -> Likeness | None:
-    """How the photos with `scores` up to `cut` compare with the `known` normal ones below it, in float64.
+    """How the photos with `scores` up to `cut` compare with the `known` normal ones below it, in float64; minus
+    infinity, the score where rules leave nothing to look at, is a score like any other.
 
     Anomalous photos among those that passed, if they are few, hardly move it. None where fewer than FEWEST
     known or new ones passed.
     """
-    known, scores = as_scores(known), as_scores(scores)
+    known, scores = np.asarray(known, np.float64), np.asarray(scores, np.float64)
     normal, passed = np.sort(known[known < cut]), scores[scores <= cut]
     if min(normal.size, passed.size) < FEWEST:
         return None
