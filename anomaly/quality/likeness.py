@@ -64,9 +64,9 @@ class Likeness:
 
 
 def likeness(known: npt.ArrayLike, scores: npt.ArrayLike, cut: float) -> Likeness | None:
-    """How the photos with `scores` up to `cut` compare with the `known` normal ones below it, in float64; minus
-    infinity, the score where rules leave nothing to look at, is a score like any other.
+    """How the photos with `scores` up to `cut` compare with the `known` normal ones below it, in float64.
 
+    Minus infinity, the score where rules leave nothing to look at, is a score like any other.
     Anomalous photos among those that passed, if they are few, hardly move it. None where fewer than FEWEST
     known or new ones passed.
     """
