@@ -162,3 +162,13 @@ def test_packaged_weights_are_the_trained_ones() -> None:
     assert trained.pretrained and trained.channels == bare.channels == 472
     keys = trained.state_dict()
     assert any((keys[key] != value).any() for key, value in bare.state_dict().items() if "conv" in key)
+
+
+def test_rows_of_patches_are_embedded_as_maps_of_them_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(50, 12, generator=generator)
+    projection = Projection(12, 4)
+    for parameter in projection.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    as_maps = projection.of_pooled(patches[:, :, None, None])[:, :, 0, 0]
+    torch.testing.assert_close(projection.of_patches(patches), as_maps, rtol=1e-4, atol=1e-4)

@@ -61,13 +61,11 @@ def train_projection(
     )
     left, right, defect = (torch.cat(part) for part in zip(*drawn, strict=True))
 
-    def embed(patches: Tensor) -> Tensor:
-        """(P, C) patch features, already pooled, -> (P, D)."""
-        return encoder.projection.of_pooled(patches[:, :, None, None])[:, :, 0, 0]
-
     def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(left), (config.patches,), generator=generator)
-        first, second = (distributed.rows(embed, side[rows]) for side in (left, right))
+        first, second = (
+            distributed.rows(encoder.projection.of_patches, side[rows]) for side in (left, right)
+        )
         return _loss(first, second, defect[rows], config)
 
     return train(

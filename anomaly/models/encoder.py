@@ -81,6 +81,17 @@ class Projection(Whitening):
         out: Tensor = self.linear(pooled) + self.correction(self.hidden(pooled))
         return out
 
+    def of_patches(self, patches: Tensor) -> Tensor:
+        """(P, C) pooled patches -> (P, D), as matrix products: the gradient of a convolution over P photos of
+        one patch waits for its threads once a photo, spinning, which takes seconds on a busy machine."""
+        first = self.hidden[0]
+        assert isinstance(first, nn.Conv2d)
+        straight, inwards, outwards = (
+            part.weight.flatten(1) for part in (self.linear, first, self.correction)
+        )
+        hidden = F.gelu(F.linear(patches, inwards, first.bias))
+        return F.linear(patches, straight) + F.linear(hidden, outwards, self.correction.bias)
+
 
 def _signs(directions: Tensor) -> Tensor:
     """The sign that makes the largest entry of each column positive: eigenvectors have none of their own."""
