@@ -36,7 +36,7 @@ from anomaly.data.images import one_line
 from anomaly.detector import Detector, keep_threads, score_patches
 from anomaly.errors import AnomalyError, BundleError
 from anomaly.late import Late, LateMapping, Once
-from anomaly.maps import Map, MapStatistics
+from anomaly.maps import LIMIT, Map, MapStatistics
 from anomaly.policy.policy import Policy
 from anomaly.policy.versions import Versions
 from anomaly.render import png_bytes
@@ -53,7 +53,7 @@ HOSTILE = (
     AssertionError, MemoryError, OSError,
 )  # fmt: skip
 """What libraries raise on a model that was made to hurt, with checksums that fit."""
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 BLANK = 64
 """Side of the blank photo that a model is tried out with, px."""
@@ -172,7 +172,8 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
         scorers = build_scorers(config.scorers)
         loaded = _arrays(files, "statistics.safetensors")
         statistics = {
-            name: MapStatistics(loaded[f"{name}.mean"], loaded[f"{name}.spread"]) for name in scorers
+            name: MapStatistics(loaded[f"{name}.mean"], loaded[f"{name}.spread"])
+            for name in [*scorers, *(name + LIMIT for name, scorer in scorers.items() if scorer.limited)]
         }
         maps: list[Map] = []
         if "calibration.safetensors" in files:

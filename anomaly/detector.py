@@ -17,7 +17,7 @@ from anomaly.config import RunConfig
 from anomaly.data.addresses import Location
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image
-from anomaly.maps import Map, MapStatistics, resize, top_mean
+from anomaly.maps import LIMIT, Map, MapStatistics, limited, resize, top_mean
 from anomaly.policy.policy import Policy
 from anomaly.scorers import PatchMaps, Scorer
 
@@ -64,7 +64,7 @@ class Detector:
         return self.combine(self.branch_maps(photo))
 
     def branch_maps(self, photo: Photo) -> dict[str, Map]:
-        """Patch scores of each branch as its scorer gives them, not standardised."""
+        """Patch scores of each branch and their limits as scorers give them, not standardised."""
         return score_patches(self.scorers, self.encoder.maps(self.geometry.working(photo)))
 
     def combine(self, maps: Mapping[str, Map]) -> Scores:
@@ -92,12 +92,20 @@ class Detector:
 
 
 def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[str, Map]:
-    """Patch scores (h, w) of each scorer on one photo's maps."""
-    return {name: scorer.score(getattr(maps, scorer.input)).numpy() for name, scorer in scorers.items()}
+    """Patch scores (h, w) of each scorer on one photo's maps, and their limits."""
+    found = {}
+    for name, scorer in scorers.items():
+        values = getattr(maps, scorer.input)
+        found[name] = scorer.score(values).numpy()
+        if scorer.limited:
+            found[name + LIMIT] = scorer.limit(values).numpy()
+    return found
 
 
 def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: float) -> Scores:
-    """Weighted mean of standardised maps, on the finest grid of them; its top share is the image score."""
+    """Weighted mean of standardised maps, limited, on the finest grid of them; its top share is the image
+    score."""
+    standard = limited(standard)
     size = max((values.shape for values in standard.values()), key=lambda shape: shape[0] * shape[1])
     fused = np.zeros(size, dtype=np.float32)
     for name, values in standard.items():

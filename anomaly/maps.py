@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 Map = NDArray[np.float32]
 
+LIMIT = ".limit"
+"""Behind a branch's name: the map that limits it."""
+LIMIT_MARGIN = 2.0
+"""How far a branch may exceed its limit, both in units of the spread of good patches."""
 FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
 
@@ -20,6 +24,19 @@ def resize(values: Map, size: tuple[int, int]) -> Map:
     if values.shape == size:
         return values
     return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+
+
+def limited(standard: Mapping[str, Map]) -> dict[str, Map]:
+    """The standardised maps of the branches, none above its limit by more than LIMIT_MARGIN.
+
+    A branch's limit is the map of its name and LIMIT, standardised likewise; limits are no branches, and
+    left out of what is returned.
+    """
+    branches = {name: values for name, values in standard.items() if not name.endswith(LIMIT)}
+    for name in branches:
+        if (limit := standard.get(name + LIMIT)) is not None:
+            branches[name] = np.minimum(branches[name], limit + np.float32(LIMIT_MARGIN))
+    return branches
 
 
 def top_mean(values: Map, share: float) -> float:

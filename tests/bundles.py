@@ -22,7 +22,7 @@ from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.detector import Detector
 from anomaly.expected import Expected
-from anomaly.maps import MapStatistics
+from anomaly.maps import LIMIT, MapStatistics
 from anomaly.models.backbones import build_backbone
 from anomaly.models.encoder import Encoder
 from anomaly.neighbours import MemoryBank
@@ -46,7 +46,8 @@ def small_model(folder: Path) -> None:
         patches = rng.normal(size=(50, width)).astype(np.float32)
         scorers[name].bank = MemoryBank(patches, np.empty((0, width), np.float32))
         scorers[name].expected = nothing_expected(width)
-    statistics = {name: MapStatistics(*np.ones((2, 4, 4), np.float32)) for name in scorers}
+    maps = [*scorers, *(name + LIMIT for name, scorer in scorers.items() if scorer.limited)]
+    statistics = {name: MapStatistics(*np.ones((2, 4, 4), np.float32)) for name in maps}
     scores = np.sort(rng.random(19))
     calibration = Calibration(scores, config.calibration, float(scores[-1]))
     detector = Detector(
@@ -252,6 +253,9 @@ SPOILS: dict[str, Spoil] = {
     "model of an earlier format": field("format", value=1),
     "spread of zero": tensor("statistics.safetensors", lambda values: values * 0, "embedding.spread"),
     "spread below zero": tensor("statistics.safetensors", lambda values: -values, "embedding.spread"),
+    "limit without a spread": tensor(
+        "statistics.safetensors", lambda values: values * 0, "embedding.limit.spread"
+    ),
     "statistics in one dimension": tensor("statistics.safetensors", lambda v: v.flatten(), "embedding.mean"),
     "calibration that is no JSON": file("calibration.json", b"{"),
     "calibration nested without end": file("calibration.json", b"[" * 200_000),

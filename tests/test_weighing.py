@@ -22,6 +22,7 @@ class Blind:
     """Every photo looks the same to it."""
 
     input = "features"
+    limited = False
 
     def score(self, values: torch.Tensor) -> torch.Tensor:
         return torch.zeros(values.shape[1:])
@@ -46,7 +47,7 @@ def test_a_branch_that_sees_nothing_counts_least(model: Path, photos: list[np.nd
 
 def test_branches_that_see_the_same_share_alike(model: Path, photos: list[np.ndarray]) -> None:
     detector = read_bundle(model).detector
-    one = detector.scorers["embedding"], detector.statistics["embedding"]
+    one = detector.scorers["texture"], detector.statistics["texture"]
     twins = replace(
         detector,
         scorers={"a": one[0], "b": one[0]},

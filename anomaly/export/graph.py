@@ -17,8 +17,9 @@ from anomaly.detector import Detector
 from anomaly.errors import BundleError
 from anomaly.expected import Expected
 from anomaly.export.cells import NearestInCells
-from anomaly.maps import MapStatistics
+from anomaly.maps import LIMIT, LIMIT_MARGIN, MapStatistics
 from anomaly.neighbours import MemoryBank
+from anomaly.repetition import own_distances_of
 from anomaly.scorers import Input, Searching
 from anomaly.scorers.embedding import EmbeddingDistance
 from anomaly.scorers.mean_square import MeanSquare
@@ -75,6 +76,14 @@ class DetectorGraph(nn.Module):
             [branch(scorer) if searches(scorer) else nn.Identity() for scorer in detector.scorers.values()]
         )
         self.standards = nn.ModuleList([_Standardise(detector.statistics[name]) for name in names])
+        self.limits = nn.ModuleList(
+            [
+                nn.Sequential(limit(scorer), _Standardise(detector.statistics[name + LIMIT]))
+                if scorer.limited
+                else nn.Identity()
+                for name, scorer in detector.scorers.items()
+            ]
+        )
         self.weights = [float(detector.weights[name]) for name in names]
         self.top_share = detector.config.fusion.top_share
         self.eval()
@@ -96,9 +105,15 @@ class DetectorGraph(nn.Module):
         return top.mean(1), fused[:, 0]
 
     def _maps(self, photos: Tensor) -> list[Tensor]:
-        """The standardised map (B, 1, h, w) of every branch."""
-        found = zip(self.branches(photos), self.searches, self.standards, strict=True)
-        return [standard(search(values)) for values, search, standard in found]
+        """The standardised map (B, 1, h, w) of every branch, limited."""
+        found = []
+        parts = zip(self.branches(photos), self.searches, self.standards, self.limits, strict=True)
+        for values, search, standard, limit in parts:
+            scores = standard(search(values))
+            if not isinstance(limit, nn.Identity):
+                scores = torch.minimum(scores, limit(values) + LIMIT_MARGIN)
+            found.append(scores)
+        return found
 
 
 def searches(scorer: object) -> bool:
@@ -129,6 +144,25 @@ def _embedding(scorer: EmbeddingDistance) -> nn.Module:
 @branch.register
 def _mean_square(scorer: MeanSquare) -> nn.Module:  # type: ignore[type-arg]
     return _MeanSquare(scorer.mean, scorer.axes)
+
+
+@singledispatch
+def limit(scorer: object) -> nn.Module:
+    """What limits a scorer, as a network (B, C, h, w) -> (B, 1, h', w'). Register one for a new scorer that
+    is limited."""
+    raise BundleError(f"the scorer {type(scorer).__name__} cannot be exported: judge with --runtime torch")
+
+
+@limit.register
+def _own_photo(scorer: EmbeddingDistance) -> nn.Module:
+    return _OwnDistances()
+
+
+class _OwnDistances(nn.Module):
+    """Distances to the rest of the own photo, (B, D, h, w) -> (B, 1, h, w)."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return own_distances_of(values)
 
 
 class _MeanSquare(nn.Module):

@@ -13,6 +13,7 @@ import numpy as np
 from anomaly.bundle import Bundle
 from anomaly.detector import Detector, Photo, Scores
 from anomaly.export.runtimes import FULL, Graph
+from anomaly.maps import LIMIT
 from anomaly.records import Decision
 from anomaly.scorers import SCORERS, Searching
 
@@ -74,6 +75,8 @@ class BranchScorer:
             scorer = self.detector.scorers[name]
             assert isinstance(scorer, Searching)
             maps[name] = scorer.search(values[0])
+            if scorer.limited:
+                maps[name + LIMIT] = scorer.search_limit(values[0])
         return self.detector.combine(maps)
 
 

@@ -270,14 +270,15 @@ class Fit:
     def _held_out_maps(
         self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]
     ) -> tuple[dict[str, list[Map]], list[Tensor]]:
-        """Patch scores of each branch on each calibration photo, and the photos' raw features, float16."""
+        """Patch scores of each branch, and its limit, on each calibration photo; the photos' raw features,
+        float16."""
 
         def scored(photo: Photo) -> tuple[dict[str, Map], Tensor]:
             raw = encoder.raw_features(photo)
             return score_patches(scorers, encoder.maps_of(raw, photo)), raw.half()
 
         found = distributed.each(scored, photos, self._step("calibration", photos))
-        maps = {name: [scores[name] for scores, _ in found] for name in scorers}
+        maps = {name: [scores[name] for scores, _ in found] for name in found[0][0]}
         return maps, [features for _, features in found]
 
     def _calibrated(

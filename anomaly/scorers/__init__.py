@@ -96,6 +96,15 @@ class Scorer(ABC, Generic[Options]):
     def score(self, values: Tensor) -> Tensor:
         """(C, h, w) -> (h, w) float32 patch scores."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a `limit`."""
+        return False
+
+    def limit(self, values: Tensor) -> Tensor:
+        """(C, h, w) -> (h, w) float32 that limits what `score` counts for, see `anomaly.maps.limited`."""
+        raise NotImplementedError
+
     @abstractmethod
     def state(self) -> State:
         """Everything learnt, as named tensors."""
@@ -112,6 +121,10 @@ class Searching(Scorer[Options]):
     def search(self, values: Map) -> Map:
         """(C, h, w) -> (h, w) patch scores, without torch."""
 
+    def search_limit(self, values: Map) -> Map:
+        """`limit` without torch."""
+        raise NotImplementedError
+
     @abstractmethod
     def restore_arrays(self, state: dict[str, Any]) -> None:
         """`restore` from numpy's arrays."""
@@ -120,6 +133,11 @@ class Searching(Scorer[Options]):
         import torch
 
         return torch.from_numpy(self.search(values.numpy()))
+
+    def limit(self, values: Tensor) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.search_limit(values.numpy()))
 
     def restore(self, state: State) -> None:
         self.restore_arrays({name: values.numpy() for name, values in state.items()})

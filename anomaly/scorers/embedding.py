@@ -15,6 +15,7 @@ from pydantic import Field
 from anomaly.config import Section
 from anomaly.expected import Expected
 from anomaly.neighbours import Floats, MemoryBank, coreset
+from anomaly.repetition import own_distances
 from anomaly.scorers import SCORERS, FitContext, Input, Searching, State
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class EmbeddingOptions(Section):
     relative: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The power of the distance to be expected in such surroundings that a distance is divided by: 0 counts
     it as it is, 1 as a ratio."""
+    own_photo: bool = True
+    """Whether the distance to the rest of the patch's own photo limits what that to the bank counts for."""
 
 
 @SCORERS.register("embedding")
@@ -43,6 +46,10 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     @property
     def input(self) -> Input:
         return "embedding"
+
+    @property
+    def limited(self) -> bool:
+        return self.options.own_photo
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         from anomaly import distributed
@@ -68,6 +75,9 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
             return distance
         expected = self.expected.around(values)
         return np.asarray(distance * np.exp(np.float32(-self.options.relative) * expected), np.float32)
+
+    def search_limit(self, values: Floats) -> Floats:
+        return own_distances(values)
 
     def state(self) -> State:
         import torch

@@ -20,6 +20,8 @@ class TextureOptions(EmbeddingOptions):
 
     bank_size: Annotated[int, Field(ge=1)] = 20_000
     """As of `embedding`."""
+    own_photo: bool = False
+    """As of `embedding`: textures repeat themselves where defects lie as well."""
 
 
 @SCORERS.register("texture")
