@@ -94,6 +94,11 @@ def fit(
         if result.skipped:
             reason = next(iter(result.skipped.values()))
             say(f"{len(result.skipped)} training photos could not be read and were left out: {reason}")
+        if result.symmetries:
+            say(
+                f"good photos also show the product {', '.join(result.symmetries)}: copies made so are "
+                "learnt from, and such a part is no anomaly (data.symmetries=none leaves them out)"
+            )
         facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
         rows, reference = _calibration_photos(result)
         maps = [scores.anomaly_map for scores in result.calibration_scores]
@@ -192,6 +197,7 @@ def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: R
             "n_defects": len(result.defects),
             "groups": found["train_groups"],
             "skipped": result.skipped,
+            "symmetries": result.symmetries,
             "sha256": hashes,
         },
         "seconds": result.seconds,
@@ -233,6 +239,7 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             "backbone.used": manifest["backbone"],
             "supervised_weight.used": detector.config.supervised_weight,
             "image.size_used": detector.geometry.image_size,
+            "symmetries.found": ", ".join(result.symmetries) or "none",
             **{f"weight.{name}": value for name, value in detector.weights.items()},
         }
     )
@@ -292,6 +299,7 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "threshold": detector.calibration.threshold,
         "guarantee": detector.calibration.guarantee,
         "weights": dict(detector.weights),
+        "symmetries": fitted.result.symmetries,
         "seconds": fitted.result.seconds,
         "mlflow": {
             "run_id": fitted.tracking.run_id,

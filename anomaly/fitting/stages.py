@@ -22,6 +22,7 @@ from anomaly.data.masks import defect_mask
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
+from anomaly.fitting.symmetry import SYMMETRIES, Symmetry, copies, symmetries
 from anomaly.fitting.weighing import visibility_weights
 from anomaly.maps import Map, MapStatistics, standardise_held_out
 from anomaly.models.backbones import Backbone, build_backbone
@@ -31,7 +32,7 @@ from anomaly.models.picture import train_picture
 from anomaly.models.training import Checkpoints, Progress, Silent
 from anomaly.policy.policy import Policy
 from anomaly.records import Sample
-from anomaly.scorers import FitContext, Scorer, build_scorers
+from anomaly.scorers import FitContext, Scorer, Searching, build_scorers
 
 
 @dataclass
@@ -51,6 +52,8 @@ class FitResult:
     """(H, W) of each calibration photo."""
     defects: list[Sample] = field(default_factory=list)
     """Real defects that the encoder learnt from."""
+    symmetries: list[str] = field(default_factory=list)
+    """How the good photos were found to vary; memory banks hold copies that vary so."""
 
 
 @dataclass
@@ -85,8 +88,12 @@ class Fit:
             held_out_photos = self._photos(held_out, white_level, geometry, "calibration photos")
             defects = self._defects(samples, white_level, geometry, skipped)
         encoder, features = self._encoder(photos, [defect for _, defect in defects])
-        scorers = self._scorers(encoder, features, photos)
+        plain = list(zip(photos, features, strict=True))
         del features
+        with self._timed("symmetry"):
+            found, with_copies = self._with_copies(encoder, plain)
+        scorers = self._scorers(encoder, plain, with_copies)
+        del plain, with_copies
         with self._timed("picture"):
             picture = None
             if config.picture_steps:
@@ -100,6 +107,8 @@ class Fit:
         with self._timed("calibration"):
             maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
             by_position = config.fusion.by_position
+            if by_position == "auto":
+                by_position = not any(symmetry.any_angle for symmetry in found)
             statistics = {name: MapStatistics.of(values, by_position) for name, values in maps.items()}
             standard = {name: standardise_held_out(values, by_position) for name, values in maps.items()}
 
@@ -128,6 +137,7 @@ class Fit:
             self.seconds,
             shapes,
             [sample for sample, _ in defects],
+            [symmetry.name for symmetry in found],
         )
 
     def _readable(
@@ -256,14 +266,34 @@ class Fit:
             )
         return encoder.eval(), features
 
+    def _with_copies(
+        self, encoder: Encoder, plain: list[tuple[Photo, Tensor]]
+    ) -> tuple[list[Symmetry], list[tuple[Photo, Tensor]]]:
+        """The symmetries of the product; the photos with their raw features, each followed by its copies."""
+        if self.config.data.symmetries == "none":
+            return [], plain
+        found = symmetries(encoder, plain, self._step("symmetry", SYMMETRIES))
+        made = copies(found, [photo for photo, _ in plain])
+        seen = distributed.each(
+            lambda copy: encoder.raw_features(copy[1]).half(), made, self._step("copies", made)
+        )
+        every = [*enumerate(plain)]
+        every += [(index, (copy, raw)) for (index, copy), raw in zip(made, seen, strict=True)]
+        return found, [one for _, one in sorted(every, key=lambda indexed: indexed[0])]
+
     def _scorers(
-        self, encoder: Encoder, features: list[Tensor], photos: list[Photo]
+        self,
+        encoder: Encoder,
+        plain: list[tuple[Photo, Tensor]],
+        with_copies: list[tuple[Photo, Tensor]],
     ) -> dict[str, Scorer[Any]]:
-        """Every scorer, fitted on what it reads of the training photos."""
+        """Every scorer, fitted on what it reads of the training photos; memory banks see copies as well."""
         context = FitContext(self.config.seed, self.checkpoints, self.progress, self.losses)
         scorers = build_scorers(self.config.scorers)
         for name, scorer in scorers.items():
             with self._timed(name):
+                learnt = with_copies if isinstance(scorer, Searching) else plain
+                photos, features = [photo for photo, _ in learnt], [raw for _, raw in learnt]
                 scorer.fit(TrainingMaps(encoder, features, photos, scorer.input), context)
         return scorers
 
