@@ -23,10 +23,12 @@ QUICK = (
     "scorers.reconstruction.batch_size=4",
     "picture_steps=3",
     "fusion.weighting=equal",
+    "data.symmetries=none",
     "tracking.enabled=false",
 )
-AS_FITTED = (*QUICK, "fusion.weighting=visibility")
-"""Of the fixture `model`; weighing takes longer than the rest of a quick fit, so most tests do without."""
+AS_FITTED = (*QUICK, "fusion.weighting=visibility", "data.symmetries=auto")
+"""Of the fixture `model`; weighing and copies take longer than the rest of a quick fit, so most tests do
+without."""
 SPOT = (70, 40)
 """(row, col) of the middle of the defect on every bad photo."""
 

@@ -1,14 +1,19 @@
 """Which copies of good photos are learnt from, and how many."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import QUICK
 
+from anomaly.config import RunConfig
+from anomaly.fitting.run import fit
 from anomaly.fitting.symmetry import MOST, ROUNDS, SYMMETRIES, copies, symmetries
+from anomaly.inspection.writer import model_facts
 
 SIDE = 96
 
@@ -101,3 +106,23 @@ def test_there_are_never_too_many(count: int) -> None:
 
 def test_nothing_found_nothing_copied() -> None:
     assert copies([], [draw(np.random.default_rng(0))]) == []
+
+
+def test_a_part_that_good_photos_show_mirrored_is_no_anomaly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    good = tmp_path / "good"
+    good.mkdir()
+    for index in range(45):
+        photo = draw(rng)
+        cv2.imwrite(str(good / f"{index:02}.png"), photo[:, ::-1] if index % 5 == 0 else photo)
+    told: list[str] = []
+    scores = {}
+    for choice in ("auto", "none"):
+        config = RunConfig.load(None, [*QUICK, f"data.symmetries={choice}"])
+        fitted = fit(good, tmp_path / choice, config, say=told.append)
+        facts = model_facts(fitted.bundle)["copies"]
+        assert facts == ("mirrored left to right" if choice == "auto" else "none")
+        new = fitted.bundle.detector.score(np.ascontiguousarray(draw(rng)[:, ::-1]))
+        scores[choice] = new.branch_scores["embedding"]
+    assert scores["auto"] < scores["none"]
+    assert sum("show the product mirrored left to right:" in sentence for sentence in told) == 1

@@ -24,6 +24,9 @@ SUPERVISED = (
     "The encoder was supervised by synthetic defects of the kinds that probes draw (supervised_weight): the "
     "index flatters it."
 )
+COPIES = (
+    "The model learnt from good photos {} as well, since the product lies so: such changes are normal to it."
+)
 FEW = 10
 """Photos below which the report warns."""
 
@@ -93,6 +96,7 @@ def visibility_report(
     low, high = measured.interval()
     tried = remedies(measured, detector.config, detector.geometry.image_size)
     without = ", ".join(measured.without_effect)
+    facts = model_facts(bundle)
     n = len(photos)
     warnings = [f"Only {n} photos: the intervals are wide."] if n < FEW else []
     return FiledReport(
@@ -120,7 +124,7 @@ def visibility_report(
         asked=[
             "Which changes of the product does this model see, from which magnitude on, and to which is it "
             "blind?",
-            model_facts(bundle),
+            facts,
         ],
         data=[
             f"{n} normal photos that the model was neither trained nor calibrated with.",
@@ -146,6 +150,7 @@ def visibility_report(
             "Probes are drawn. They show which changes a model reacts to; they are no sample of the defects "
             "that your line makes.",
             *([SUPERVISED] if detector.config.supervised_weight else []),
+            *([COPIES.format(facts["copies"])] if facts["copies"] != "none" else []),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "
