@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -97,6 +98,9 @@ def test_more_false_alarms_than_the_promise_allows_are_told(
     arguments = ("evaluate", product, "--model", model, "--no-track")
     code, _, stderr = run(capfd, *arguments)
     assert code == 0 and "not like those that the threshold rests on" not in stderr
+    assert re.search(r"^image_auroc: [01]\.\d{4} \(0\.\d{4} to 1\.0000 with 95 % confidence\)$", stderr, re.M)
+    assert "image_auroc of each branch alone: reconstruction " in stderr
+    assert "review_threshold" not in stderr
     folder = tmp_path / "product"
     (folder / "train/good").mkdir(parents=True)
     shutil.copytree(product / "test/spot", folder / "test/spot")

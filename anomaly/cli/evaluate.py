@@ -49,8 +49,12 @@ def command(
             for kind, figures in value.items():
                 auroc = _figure(figures["image_auroc"])
                 say(f"  {kind}: AUROC {auroc}, escapes {figures['escapes']} of {figures['n']}")
-        elif not isinstance(value, dict):
-            say(f"{name}: {_figure(value)}")
+        elif name == "branches":
+            alone = ", ".join(f"{branch} {_figure(auroc)}" for branch, auroc in value.items())
+            say(f"image_auroc of each branch alone: {alone}")
+        elif not isinstance(value, dict | tuple) and (name, value) != ("review_threshold", None):
+            interval = metrics.get(f"{name}_interval")
+            say(f"{name}: {_figure(value)}{_between(interval) if interval else ''}")
     if metrics["overkill_p_value"] < SURE:
         say(
             "the normal test photos are not like those that the threshold rests on: by chance so many false "
@@ -64,8 +68,10 @@ def command(
 def _figure(value: object) -> str:
     if value is None:
         return "cannot be told from these photos"
-    if isinstance(value, tuple):
-        return f"{value[0]:.4f} to {value[1]:.4f} (95 % confidence)"
     if isinstance(value, float):
         return f"{value:.1e}" if 0 < abs(value) < 5e-5 else f"{value:.4f}"
     return str(value)
+
+
+def _between(interval: tuple[float, float]) -> str:
+    return f" ({interval[0]:.4f} to {interval[1]:.4f} with 95 % confidence)"
