@@ -13,6 +13,7 @@ import csv
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ from pipelines.speed.rates import forget_peak, peak_mb
 
 REAL = ("mvtec_bottle", "magnetic_tile", "kolektor_sdd", "bsdata")
 DRAWN = ("bracket", "twill")
+TURNED = "turned_bracket"
+"""The bracket at any angle, drawn by the generator of the sample line for the run."""
 FIGURES = ("image_auroc", "aupro_0.3", "pixel_auroc", "overkill_rate", "escape_rate")
 
 
@@ -39,11 +42,20 @@ def data_folder(name: str, scratch: Path) -> Path | None:
     """Where the set `name` lies; None where it does not."""
     if name in DRAWN:
         return Path(__file__).parent.parent / "sample_data" / name
+    if name == TURNED:
+        return _turned(scratch)
     if name == "elpv":
         return _elpv(scratch)
     root = os.environ.get("ANOMALY_DATA")
     folder = Path(root) / name if root else None
     return folder if folder and (folder / "train" / "good").is_dir() else None
+
+
+def _turned(scratch: Path) -> Path:
+    generator = Path(__file__).parent.parent / "sample_data" / "generate.py"
+    command = [sys.executable, generator, "--out", scratch, "--product", TURNED]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return scratch / TURNED
 
 
 def _elpv(scratch: Path) -> Path | None:
@@ -115,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--sets", default=",".join((*REAL, "elpv", *DRAWN)))
+    parser.add_argument("--sets", default=",".join((*REAL, "elpv", *DRAWN, TURNED)))
     parser.add_argument("--backbones", default="auto,none")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()

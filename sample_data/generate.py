@@ -1,6 +1,8 @@
 """Draw the sample production line: `bracket`, a milled aluminium part, and `twill`, a woven cloth.
 
-    python sample_data/generate.py [--out DIR] [--seed N]
+    python sample_data/generate.py [--out DIR] [--seed N] [--product NAME]
+
+`turned_bracket`, drawn only where it is asked for, is the bracket at any angle under the same lamp.
 
 Each photo is a height map with a colour, lit by a lamp, blurred by a lens and read by a noisy sensor. A
 defect changes the part or the weave before the lamp is switched on, never the finished picture; its mask is
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -33,11 +35,17 @@ LOTS = "ABCDE"
 TRAIN_PER_LOT, TEST_PER_LOT, PHOTOS_PER_FLAW = 20, 5, 10
 COLUMNS = ("path", "split", "label", "mask", "group", "defect_type", "size_px", "contrast")
 
-PRODUCTS: dict[str, Callable[..., Array]] = {"bracket": metal.bracket, "twill": cloth.twill}
+LINE = ("bracket", "twill")
+PRODUCTS: dict[str, Callable[..., Array]] = {
+    "bracket": metal.bracket,
+    "twill": cloth.twill,
+    "turned_bracket": partial(metal.bracket, height=320, turn=180),
+}
 FLAWS: dict[str, dict[str, Callable[..., None]]] = {
     "bracket": {flaw.__name__: flaw for flaw in metal.FLAWS},
     "twill": {flaw.__name__: flaw for flaw in cloth.FLAWS},
 }
+FLAWS["turned_bracket"] = FLAWS["bracket"]
 
 
 @dataclass(frozen=True)
@@ -106,10 +114,10 @@ def extent(mask: Array) -> float:
     return float(np.linalg.norm(hull[:, None] - hull, axis=-1).max() + 1)
 
 
-def generate(out: Path, seed: int = SEED) -> None:
+def generate(out: Path, seed: int = SEED, products: Sequence[str] = LINE) -> None:
     """Write every photo, every mask and a `manifest.csv` per product below `out`."""
     with ProcessPoolExecutor() as workers:
-        for product in PRODUCTS:
+        for product in products:
             rows = list(
                 workers.map(partial(write, folder=out / product, seed=seed), photos(product), chunksize=5)
             )
@@ -143,5 +151,6 @@ if __name__ == "__main__":
         "--out", type=Path, default=Path(__file__).parent, help="folder that gets the products"
     )
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--product", choices=PRODUCTS, action="append", help="default: bracket and twill")
     arguments = parser.parse_args()
-    generate(arguments.out, arguments.seed)
+    generate(arguments.out, arguments.seed, arguments.product or LINE)

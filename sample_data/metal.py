@@ -59,10 +59,13 @@ class Part:
         return self.u - self.u[rows[k], cols[k]], self.v - self.v[rows[k], cols[k]]
 
 
-def bracket(lot: Lot, rng: Rng, flaw: Callable[[Part], None]) -> Array:
-    """Light (H, W, 3) from one bracket on the belt, as `flaw` left it."""
-    x, y = pixels(256, 320)
-    u, v = rotated(x - rng.uniform(-4, 4), y - rng.uniform(-4, 4), math.radians(rng.uniform(-2.5, 2.5)))
+def bracket(
+    lot: Lot, rng: Rng, flaw: Callable[[Part], None], *, height: int = 256, turn: float = 2.5
+) -> Array:
+    """Light (height, 320, 3) from one bracket on the belt, as `flaw` left it, turned by `turn` degrees at
+    most."""
+    x, y = pixels(height, 320)
+    u, v = rotated(x - rng.uniform(-4, 4), y - rng.uniform(-4, 4), math.radians(rng.uniform(-turn, turn)))
     outline = np.maximum(box(u, v, (0, 0), (110, 70), 14), -box(u, v, (92, -62), (54, 44), 12))
     outline = np.maximum(outline, -box(u, v, (47, 12), (30, 9), 9))
     from_bore = np.hypot(u - BORE[0], v - BORE[1])
@@ -73,12 +76,12 @@ def bracket(lot: Lot, rng: Rng, flaw: Callable[[Part], None]) -> Array:
     skin = milled(u, v, lot, rng)
     chamfer = rng.uniform(1.9, 2.7)
     seat = smoothstep(0.8, -0.8, from_bore - SEAT_RADIUS)
-    height = np.where(from_bore < SEAT_RADIUS, 0.02 * clouds(rng, x.shape, 1.2), skin) - 2.2 * seat
-    height = height - 0.8 * np.clip(outline + chamfer, 0, chamfer)
+    relief = np.where(from_bore < SEAT_RADIUS, 0.02 * clouds(rng, x.shape, 1.2), skin) - 2.2 * seat
+    relief = relief - 0.8 * np.clip(outline + chamfer, 0, chamfer)
     etched = engraving(u, v)
     colour = 1 + 0.03 * clouds(rng, x.shape, 40) + 0.025 * clouds(rng, x.shape, 1.0)
     colour = colour * (1 - rng.uniform(0.34, 0.46) * etched)
-    part = Part(x, y, u, v, outline, skin, height, np.dstack([colour] * 3), 1 - 0.5 * etched)
+    part = Part(x, y, u, v, outline, skin, relief, np.dstack([colour] * 3), 1 - 0.5 * etched)
     flaw(part)
     return lit(part, lot, rng)
 

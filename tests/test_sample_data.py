@@ -168,3 +168,12 @@ def test_difference_to_the_mean_photo_is_not_enough(product, reduce):
         flawed = [score(row) for row in rows(product, defect_type=defect_type)]
         auroc[defect_type] = roc_auc_score([0] * len(good) + [1] * len(flawed), good + flawed)
     assert sum(value < 0.7 for value in auroc.values()) >= 3, auroc
+
+
+def test_a_product_at_any_angle_is_drawn_where_it_is_asked_for():
+    assert generate.LINE == PRODUCTS
+    first = next(iter(generate.photos("turned_bracket")))
+    image, mask, _ = generate.draw(first)
+    assert image.shape == (320, 320, 3) and not mask.any()
+    upright = generate.draw(named("bracket", first.name))[0]
+    assert upright.shape == (256, 320, 3)
