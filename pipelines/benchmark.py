@@ -119,7 +119,8 @@ def run_one(folder: Path, backbone: str, seed: int, scratch: Path, overrides: li
             fitted.bundle.detector.score(fitted.bundle.detector.read(sample.path))
         rate = min(50, len(test)) / (time.monotonic() - start)
         metrics = evaluate(fitted.bundle, samples, progress=progress)
-    return {**metrics, "fit_seconds": fit_seconds, "photos_per_second": rate, "peak_mb": peak_mb()}
+    costs = {"fit_seconds": fit_seconds, "photos_per_second": rate, "peak_mb": peak_mb()}
+    return {**metrics, **costs, "symmetries": fitted.result.symmetries}
 
 
 def main() -> None:
@@ -155,7 +156,8 @@ def main() -> None:
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds of every figure, and the standard deviation of the image AUROC."""
+    """Mean over seeds of every figure, the standard deviation of the image AUROC, and of each seed the
+    symmetries that its fit found."""
 
     def mean(values: list[Any]) -> float | None:
         return None if any(value is None for value in values) else float(np.mean(values))
@@ -170,7 +172,10 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     peak = max(run["peak_mb"] for run in runs)
     spread = float(np.std([run["image_auroc"] for run in runs]))
-    return {**figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak}
+    found = [run["symmetries"] for run in runs]
+    return {
+        **figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak, "symmetries": found
+    }  # fmt: skip
 
 
 def table(rows: list[dict[str, Any]], seeds: int) -> str:
