@@ -22,7 +22,7 @@ from anomaly.data.masks import defect_mask
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.fitting.symmetry import SYMMETRIES, Symmetry, copies, symmetries
+from anomaly.fitting.symmetry import Symmetry, copies, symmetries
 from anomaly.fitting.weighing import visibility_weights
 from anomaly.maps import Map, MapStatistics, standardise_held_out
 from anomaly.models.backbones import Backbone, build_backbone
@@ -272,7 +272,7 @@ class Fit:
         """The symmetries of the product; the photos with their raw features, each followed by its copies."""
         if self.config.data.symmetries == "none":
             return [], plain
-        found = symmetries(encoder, plain, self._step("symmetry", SYMMETRIES))
+        found = symmetries(encoder, plain, self.progress)
         made = copies(found, [photo for photo, _ in plain])
         seen = distributed.each(
             lambda copy: encoder.raw_features(copy[1]).half(), made, self._step("copies", made)

@@ -7,7 +7,7 @@ copies are learnt from; where it does not, they bring nothing nearer, and a turn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,14 +18,17 @@ from anomaly import distributed
 from anomaly.detector import Photo
 from anomaly.maps import top_mean
 from anomaly.models.encoder import Encoder
+from anomaly.models.training import Progress, Silent
 from anomaly.neighbours import Floats, MemoryBank
 
 ANSWERING, ASKING = 16, 12
 """Training photos that are copied, and others that are held against the copies, at most."""
 SHARE = 0.01
 """Share of a photo's patches, the farthest from the bank, whose mean distance is compared."""
-GAIN = 0.1
+GAIN = 0.05
 """What copies must bring others nearer, as a share of what as many further photos bring."""
+LEAST_GAIN = 1e-3
+"""And what they must bring at least, where further photos bring next to nothing."""
 MOST = 600
 """Photos and copies together, at most: where photos are many, they show what copies would."""
 ROUNDS = 8
@@ -79,7 +82,7 @@ SYMMETRIES = (
 def symmetries(
     encoder: Encoder,
     known: Sequence[tuple[Photo, Tensor]],
-    told: Callable[[int], None] = lambda done: None,
+    progress: Progress | None = None,
 ) -> list[Symmetry]:
     """The symmetries of the product on working photos, `known` with their raw features (C, h, w).
 
@@ -87,43 +90,52 @@ def symmetries(
     patches is what counts, and copies of the others must shorten it by GAIN of what as many further photos
     do. None of fewer than four photos.
     """
-    photos = [photo for photo, _ in known]
-
-    def patches(raw: Tensor) -> Floats:
-        """(C, h, w) -> embeddings (h * w, D)."""
-        values: Floats = encoder.embed(encoder.parts(raw)[0]).flatten(1).T.numpy()
-        return values
-
-    def of(indices: Iterable[int]) -> list[Floats]:
-        return [patches(known[index][1]) for index in indices]
-
-    places = np.linspace(0, len(photos) - 1, min(len(photos), 2 * ANSWERING + ASKING)).round().astype(int)
+    places = np.linspace(0, len(known) - 1, min(len(known), 2 * ANSWERING + ASKING)).round().astype(int)
     if len(places) < 4:
         return []
     third = max(1, len(places) * ANSWERING // (2 * ANSWERING + ASKING))
     order = np.random.default_rng(0).permutation(places)
     answering, further, asking = order[:third], order[third : 2 * third], order[2 * third :]
-    asked = of(asking)
-    bank = MemoryBank.build(np.concatenate(of(answering)))
-    plain = [bank.distance(queries) for queries in asked]
+    square = all(photo.shape[0] == photo.shape[1] for photo, _ in known)
+    possible = [symmetry for symmetry in SYMMETRIES if square or not symmetry.square]
+    made = [
+        symmetry.make(known[index][0], _between_quarters(turn))
+        for symmetry in possible
+        for turn, index in enumerate(answering)
+    ]
+    shown = progress or Silent()
+    seen = distributed.each(
+        lambda copy: _patches(encoder, encoder.raw_features(copy)),
+        made,
+        lambda done: shown.step("symmetry", done, len(made)),
+    )
 
-    def far(distances: list[Floats]) -> float:
-        return sum(top_mean(some, SHARE) for some in distances)
+    def borne_out() -> list[int]:
+        """Which of the possible ones; one process decides for all."""
+        some, more, asked = (
+            [_patches(encoder, known[i][1]) for i in part] for part in (answering, further, asking)
+        )
+        bank = MemoryBank.build(np.concatenate(some))
+        plain = [bank.distance(queries) for queries in asked]
+        needed = max(GAIN * _gain(plain, asked, more), LEAST_GAIN)
+        parts = [seen[k * third : (k + 1) * third] for k in range(len(possible))]
+        return [k for k, part in enumerate(parts) if _gain(plain, asked, part) > needed]
 
-    def gain(answers: Sequence[Floats]) -> float:
-        """The share by which further answers shorten distances."""
-        bank = MemoryBank.build(np.concatenate(answers))
-        nearer = [np.minimum(one, bank.distance(queries)) for one, queries in zip(plain, asked, strict=True)]
-        return 1 - far(nearer) / (far(plain) + 1e-12)
+    return [possible[k] for k in distributed.from_first(borne_out)]
 
-    needed = GAIN * gain(of(further))
-    found = []
-    for done, symmetry in enumerate(_possible(photos)):
-        made = [symmetry.make(photos[i], _between_quarters(turn)) for turn, i in enumerate(answering)]
-        if gain(distributed.each(lambda copy: patches(encoder.raw_features(copy)), made)) > max(needed, 1e-3):
-            found.append(symmetry)
-        told(done + 1)
-    return found
+
+def _patches(encoder: Encoder, raw: Tensor) -> Floats:
+    """(C, h, w) raw features -> embeddings (h * w, D)."""
+    values: Floats = encoder.embed(encoder.parts(raw)[0]).flatten(1).T.numpy()
+    return values
+
+
+def _gain(plain: Sequence[Floats], asked: Sequence[Floats], answers: Sequence[Floats]) -> float:
+    """The share by which `answers` shorten the `plain` distances of the farthest patches that are `asked`."""
+    bank = MemoryBank.build(np.concatenate(answers))
+    nearer = [np.minimum(one, bank.distance(queries)) for one, queries in zip(plain, asked, strict=True)]
+    before, after = (sum(top_mean(one, SHARE) for one in distances) for distances in (plain, nearer))
+    return 1 - after / (before + 1e-12)
 
 
 def copies(found: Sequence[Symmetry], photos: Sequence[Photo]) -> list[tuple[int, Photo]]:
@@ -139,11 +151,6 @@ def copies(found: Sequence[Symmetry], photos: Sequence[Photo]) -> list[tuple[int
             where = (way + _spread(index)) / symmetry.ways
             made.append((index, np.ascontiguousarray(symmetry.make(photos[index], where))))
     return made
-
-
-def _possible(photos: Sequence[Photo]) -> list[Symmetry]:
-    square = all(photo.shape[0] == photo.shape[1] for photo in photos)
-    return [symmetry for symmetry in SYMMETRIES if square or not symmetry.square]
 
 
 def _between_quarters(index: int) -> float:
