@@ -23,20 +23,31 @@ SHARE = 0.03
 defect that covers less of the photo does not excuse itself."""
 EVERY = 2
 """One in so many columns of the photo is compared with: half the work, and hardly another distance."""
+SIDE = 64
+"""Rows, and columns before EVERY, that are compared with at most; of a larger photo's one in so many are, lest
+the work grow with the square of its area."""
+QUERIES = 1024
+"""Patches that one matrix product compares."""
 
 
 def own_distances(values: Floats) -> Floats:
     """(D, h, w) patches of a photo, w 2 or more, -> (h, w) distances to the rest of the photo."""
     queries = values.reshape(len(values), -1).T
-    others = np.ascontiguousarray(values[:, :, ::EVERY].reshape(len(values), -1).T)
-    closeness = queries @ others.T - np.square(others).sum(1) / 2
+    rows, columns = (-(-side // SIDE) for side in values.shape[1:])
+    grid = values[:, ::rows, :: EVERY * columns]
+    others = np.ascontiguousarray(grid.reshape(len(values), -1).T)
+    offsets = np.square(others).sum(1) / 2
     place = len(others) - 1 - _rank(len(others))
-    asked = np.argpartition(closeness, place, axis=1)[:, place]
-    return np.asarray(np.linalg.norm(queries - others[asked], axis=1).reshape(values.shape[1:]), np.float32)
+    found = []
+    for start in range(0, len(queries), QUERIES):
+        some = queries[start : start + QUERIES]
+        asked = np.argpartition(some @ others.T - offsets, place, axis=1)[:, place]
+        found.append(np.linalg.norm(some - others[asked], axis=1))
+    return np.concatenate(found).reshape(values.shape[1:]).astype(np.float32)
 
 
 def own_distances_of(values: Tensor) -> Tensor:
-    """The same for (B, D, h, w) in torch, (B, 1, h, w), fit to be traced."""
+    """The same for (B, D, h, w) in torch, (B, 1, h, w), fit to be traced, with h and w up to SIDE."""
     import torch
 
     batch, _, height, width = values.shape

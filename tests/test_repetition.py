@@ -31,6 +31,15 @@ def test_torch_and_numpy_agree_down_to_the_smallest_photos(size: tuple[int, int]
     np.testing.assert_allclose(again.numpy(), found, rtol=1e-4)
 
 
+def test_a_large_photo_is_compared_with_no_more_patches_than_a_small_one() -> None:
+    """The photo twice as large shows the same four times: distances are those of the small one."""
+    rng = np.random.default_rng(7)
+    small = rng.normal(size=(5, 64, 64)).astype(np.float32)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    found = own_distances(small).repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_allclose(own_distances(large), found, rtol=1e-4)
+
+
 def test_no_branch_exceeds_its_limit_by_more_than_the_margin() -> None:
     values = np.array([[0.0, 5.0, 9.0]], np.float32)
     limit = np.array([[-9.0, 4.0, 1.0]], np.float32)
