@@ -24,8 +24,8 @@ defect that covers less of the photo does not excuse itself."""
 EVERY = 2
 """One in so many columns of the photo is compared with: half the work, and hardly another distance."""
 SIDE = 64
-"""Rows, and columns before EVERY, that are compared with at most; of a larger photo's one in so many are, lest
-the work grow with the square of its area."""
+"""Rows, and columns before EVERY, that are compared with at most; of a larger photo's one in so many are,
+lest the work grow with the square of its area."""
 QUERIES = 1024
 """Patches that one matrix product compares."""
 
