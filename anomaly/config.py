@@ -27,9 +27,9 @@ class DataConfig(Section):
     """Share of the normal photos held out for calibration. More are taken, up to half of them, where
     `calibration.target_fpr` needs more."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
-    symmetries: Literal["auto", "none"] = "auto"
-    """auto: mirrored and turned copies of the good photos are learnt from as well, where the photos show that
-    the product lies in such ways; none: as they are."""
+    any_angle: Literal["auto"] | bool = "auto"
+    """Whether the product lies at any angle: turned copies of the good photos are learnt from as well; auto
+    finds out from the photos."""
 
 
 class ImageConfig(Section):
@@ -64,8 +64,8 @@ class ContrastiveConfig(Section):
 
 class FusionConfig(Section):
     by_position: Literal["auto"] | bool = "auto"
-    """Whether maps are standardised position by position, or as a whole; auto: by position, unless good
-    photos show the product turned by any angle."""
+    """Whether maps are standardised position by position, or as a whole; auto: by position, unless the
+    product lies at any angle."""
     weighting: Literal["visibility", "equal"] = "visibility"
     """How branches are weighted: by what they see of small defects drawn on held-out photos, or alike."""
     top_share: Share = 0.01

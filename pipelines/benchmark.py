@@ -120,7 +120,7 @@ def run_one(folder: Path, backbone: str, seed: int, scratch: Path, overrides: li
         rate = min(50, len(test)) / (time.monotonic() - start)
         metrics = evaluate(fitted.bundle, samples, progress=progress)
     costs = {"fit_seconds": fit_seconds, "photos_per_second": rate, "peak_mb": peak_mb()}
-    return {**metrics, **costs, "symmetries": fitted.result.symmetries}
+    return {**metrics, **costs, "any_angle": fitted.result.any_angle}
 
 
 def main() -> None:
@@ -156,8 +156,8 @@ def main() -> None:
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds of every figure, the standard deviation of the image AUROC, and of each seed the
-    symmetries that its fit found."""
+    """Mean over seeds of every figure, the standard deviation of the image AUROC, and of each seed
+    whether its fit found the product at any angle."""
 
     def mean(values: list[Any]) -> float | None:
         return None if any(value is None for value in values) else float(np.mean(values))
@@ -172,9 +172,9 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     peak = max(run["peak_mb"] for run in runs)
     spread = float(np.std([run["image_auroc"] for run in runs]))
-    found = [run["symmetries"] for run in runs]
+    turned = [run["any_angle"] for run in runs]
     return {
-        **figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak, "symmetries": found
+        **figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak, "any_angle": turned
     }  # fmt: skip
 
 

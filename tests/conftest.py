@@ -23,10 +23,10 @@ QUICK = (
     "scorers.reconstruction.batch_size=4",
     "picture_steps=3",
     "fusion.weighting=equal",
-    "data.symmetries=none",
+    "data.any_angle=false",
     "tracking.enabled=false",
 )
-AS_FITTED = (*QUICK, "fusion.weighting=visibility", "data.symmetries=auto")
+AS_FITTED = (*QUICK, "fusion.weighting=visibility", "data.any_angle=auto")
 """Of the fixture `model`; weighing and copies take longer than the rest of a quick fit, so most tests do
 without."""
 SPOT = (70, 40)

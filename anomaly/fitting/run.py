@@ -94,10 +94,10 @@ def fit(
         if result.skipped:
             reason = next(iter(result.skipped.values()))
             say(f"{len(result.skipped)} training photos could not be read and were left out: {reason}")
-        if result.symmetries:
+        if result.any_angle:
             say(
-                f"good photos also show the product {', '.join(result.symmetries)}: copies made so are "
-                "learnt from, and such a part is no anomaly (data.symmetries=none leaves them out)"
+                "the product lies at any angle: turned copies of the good photos are learnt from, and a "
+                "turned part is no anomaly (data.any_angle=false learns from the photos as they are)"
             )
         facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
         rows, reference = _calibration_photos(result)
@@ -197,7 +197,7 @@ def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: R
             "n_defects": len(result.defects),
             "groups": found["train_groups"],
             "skipped": result.skipped,
-            "symmetries": result.symmetries,
+            "any_angle": result.any_angle,
             "sha256": hashes,
         },
         "seconds": result.seconds,
@@ -239,7 +239,7 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             "backbone.used": manifest["backbone"],
             "supervised_weight.used": detector.config.supervised_weight,
             "image.size_used": detector.geometry.image_size,
-            "symmetries.found": ", ".join(result.symmetries) or "none",
+            "any_angle.used": result.any_angle,
             **{f"weight.{name}": value for name, value in detector.weights.items()},
         }
     )
@@ -299,7 +299,7 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "threshold": detector.calibration.threshold,
         "guarantee": detector.calibration.guarantee,
         "weights": dict(detector.weights),
-        "symmetries": fitted.result.symmetries,
+        "any_angle": fitted.result.any_angle,
         "seconds": fitted.result.seconds,
         "mlflow": {
             "run_id": fitted.tracking.run_id,

@@ -22,7 +22,7 @@ from anomaly.data.masks import defect_mask
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
-from anomaly.fitting.symmetry import Symmetry, copies, symmetries
+from anomaly.fitting.turning import lies_at_any_angle, turned_copies
 from anomaly.fitting.weighing import visibility_weights
 from anomaly.maps import Map, MapStatistics, standardise_held_out
 from anomaly.models.backbones import Backbone, build_backbone
@@ -52,8 +52,8 @@ class FitResult:
     """(H, W) of each calibration photo."""
     defects: list[Sample] = field(default_factory=list)
     """Real defects that the encoder learnt from."""
-    symmetries: list[str] = field(default_factory=list)
-    """How the good photos were found to vary; memory banks hold copies that vary so."""
+    any_angle: bool = False
+    """Whether the product lies at any angle, so that memory banks hold turned copies."""
 
 
 @dataclass
@@ -90,8 +90,8 @@ class Fit:
         encoder, features = self._encoder(photos, [defect for _, defect in defects])
         plain = list(zip(photos, features, strict=True))
         del features
-        with self._timed("symmetry"):
-            found, with_copies = self._with_copies(encoder, plain)
+        with self._timed("angles"):
+            any_angle, with_copies = self._with_copies(encoder, plain)
         scorers = self._scorers(encoder, plain, with_copies)
         del plain, with_copies
         with self._timed("picture"):
@@ -108,7 +108,7 @@ class Fit:
             maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
             by_position = config.fusion.by_position
             if by_position == "auto":
-                by_position = not any(symmetry.any_angle for symmetry in found)
+                by_position = not any_angle
             statistics = {name: MapStatistics.of(values, by_position) for name, values in maps.items()}
             standard = {name: standardise_held_out(values, by_position) for name, values in maps.items()}
 
@@ -137,7 +137,7 @@ class Fit:
             self.seconds,
             shapes,
             [sample for sample, _ in defects],
-            [symmetry.name for symmetry in found],
+            any_angle,
         )
 
     def _readable(
@@ -268,18 +268,21 @@ class Fit:
 
     def _with_copies(
         self, encoder: Encoder, plain: list[tuple[Photo, Tensor]]
-    ) -> tuple[list[Symmetry], list[tuple[Photo, Tensor]]]:
-        """The symmetries of the product; the photos with their raw features, each followed by its copies."""
-        if self.config.data.symmetries == "none":
-            return [], plain
-        found = symmetries(encoder, plain, self.progress)
-        made = copies(found, [photo for photo, _ in plain])
+    ) -> tuple[bool, list[tuple[Photo, Tensor]]]:
+        """Whether the product lies at any angle; the photos with their raw features, each followed by its
+        turned copies if it does."""
+        any_angle = self.config.data.any_angle
+        if any_angle == "auto":
+            any_angle = lies_at_any_angle(encoder, plain, self.progress)
+        if not any_angle:
+            return False, plain
+        made = turned_copies([photo for photo, _ in plain])
         seen = distributed.each(
             lambda copy: encoder.raw_features(copy[1]).half(), made, self._step("copies", made)
         )
         every = [*enumerate(plain)]
         every += [(index, (copy, raw)) for (index, copy), raw in zip(made, seen, strict=True)]
-        return found, [one for _, one in sorted(every, key=lambda indexed: indexed[0])]
+        return True, [one for _, one in sorted(every, key=lambda indexed: indexed[0])]
 
     def _scorers(
         self,

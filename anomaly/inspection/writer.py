@@ -222,7 +222,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "embedding_size": config.contrastive.embedding_size,
         "branches": {name: f"{100 * weight:.0f} %" for name, weight in bundle.detector.weights.items()},
         "training_photos": manifest.get("data", {}).get("n_train"),
-        "copies": ", ".join(map(str, manifest.get("data", {}).get("symmetries", []))) or "none",
+        "at_any_angle": "yes" if manifest.get("data", {}).get("any_angle") else "no",
         "calibration_photos": len(bundle.calibration_photos),
         "threshold_version": bundle.detector.policy.version,
         "model_hash": bundle.model_hash[:16],

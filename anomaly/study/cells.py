@@ -58,7 +58,7 @@ class Cell:
         return f"strength{strength:g}_size{size}_temperature{temperature:g}_weight{weight:g}_seed{self.seed}"
 
     def config(self, base: RunConfig) -> RunConfig:
-        """`base` with these dials and this seed, and short training; symmetries are not looked for, and
+        """`base` with these dials and this seed, and short training; turned copies are left out, and
         branches count alike, since finding their weights takes as long as the rest of a cell."""
         scorers = {
             name: options.model_copy(update={"steps": min(options.steps, STEPS)})
@@ -75,7 +75,7 @@ class Cell:
             update={
                 "seed": self.seed,
                 "picture_steps": 0,
-                "data": base.data.model_copy(update={"symmetries": "none"}),
+                "data": base.data.model_copy(update={"any_angle": False}),
                 "scorers": scorers,
                 "contrastive": contrastive.model_copy(update=asdict(self.dials) | short),
                 "fusion": base.fusion.model_copy(update={"weighting": "equal"}),

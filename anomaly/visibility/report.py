@@ -24,9 +24,7 @@ SUPERVISED = (
     "The encoder was supervised by synthetic defects of the kinds that probes draw (supervised_weight): the "
     "index flatters it."
 )
-COPIES = (
-    "The model learnt from good photos {} as well, since the product lies so: such changes are normal to it."
-)
+TURNED = "The product lies at any angle, and the model learnt from turned photos: turning is normal to it."
 FEW = 10
 """Photos below which the report warns."""
 
@@ -150,7 +148,7 @@ def visibility_report(
             "Probes are drawn. They show which changes a model reacts to; they are no sample of the defects "
             "that your line makes.",
             *([SUPERVISED] if detector.config.supervised_weight else []),
-            *([COPIES.format(facts["copies"])] if facts["copies"] != "none" else []),
+            *([TURNED] if facts["at_any_angle"] == "yes" else []),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "

@@ -1,0 +1,111 @@
+"""Does the product lie at any angle? Found from good photos alone; and turned copies of them, if it does.
+
+A part at any angle is seen by few training photos as the next one will lie. Where turned copies of some
+photos bring others nearer to the memory bank, the product lies so, and copies are learnt from; where it
+always lies alike they bring nothing nearer, and a turned part stays an anomaly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from anomaly import distributed
+from anomaly.detector import Photo
+from anomaly.maps import top_mean
+from anomaly.models.encoder import Encoder
+from anomaly.models.training import Progress, Silent
+from anomaly.neighbours import Floats, MemoryBank
+
+ANSWERING, ASKING = 16, 12
+"""Training photos that are turned, and others that are held against the copies, at most."""
+SHARE = 0.01
+"""Share of a photo's patches, the farthest from the bank, whose mean distance is compared."""
+GAIN = 0.02
+"""What copies must bring others nearer, as a share of what as many further photos bring."""
+LEAST_GAIN = 1e-3
+"""And what they must bring at least, where further photos bring next to nothing."""
+MOST = 600
+"""Photos and copies together, at most: where photos are many, they show what copies would."""
+ROUNDS = 8
+"""Copies of one photo, at most."""
+
+
+def lies_at_any_angle(
+    encoder: Encoder, known: Sequence[tuple[Photo, Tensor]], progress: Progress | None = None
+) -> bool:
+    """Whether turned copies of working photos, `known` with their raw features (C, h, w), are good photos.
+
+    Some photos ask for their nearest patches among those of others, the mean distance of their farthest
+    patches is what counts, and copies of the others must shorten it by GAIN of what as many further photos
+    do. They are turned by angles between quarters, where a part that merely lies askew, or upside down, does
+    not lie. Fewer than four photos do not tell.
+    """
+    places = np.linspace(0, len(known) - 1, min(len(known), 2 * ANSWERING + ASKING)).round().astype(int)
+    if len(places) < 4:
+        return False
+    third = max(1, len(places) * ANSWERING // (2 * ANSWERING + ASKING))
+    order = np.random.default_rng(0).permutation(places)
+    answering, further, asking = order[:third], order[third : 2 * third], order[2 * third :]
+    copies = [
+        turned(known[i][0], 45 + 90 * turn + 28 * (_spread(turn) - 0.5)) for turn, i in enumerate(answering)
+    ]
+    shown = progress or Silent()
+    seen = distributed.each(
+        lambda copy: _patches(encoder, encoder.raw_features(copy)),
+        copies,
+        lambda done: shown.step("angles", done, len(copies)),
+    )
+
+    def borne_out() -> bool:
+        """One process decides for all."""
+        some, more, asked = (
+            [_patches(encoder, known[i][1]) for i in part] for part in (answering, further, asking)
+        )
+        bank = MemoryBank.build(np.concatenate(some))
+        plain = [bank.distance(queries) for queries in asked]
+        return _gain(plain, asked, seen) > max(GAIN * _gain(plain, asked, more), LEAST_GAIN)
+
+    return distributed.from_first(borne_out)
+
+
+def turned_copies(photos: Sequence[Photo]) -> list[tuple[int, Photo]]:
+    """Copies of working `photos` at all angles, each behind the index of its photo: ROUNDS of each, or as
+    many as MOST leaves room for, those of the last round of evenly spread photos."""
+    room = min(ROUNDS * len(photos), max(0, MOST - len(photos)))
+    made: list[tuple[int, Photo]] = []
+    for turn in range(-(-room // len(photos))):
+        count = min(len(photos), room - len(made))
+        for index in np.linspace(0, len(photos), count, endpoint=False).astype(int).tolist():
+            made.append((index, turned(photos[index], 360 * (turn + _spread(index)) / ROUNDS)))
+    return made
+
+
+def turned(photo: Photo, angle: float) -> Photo:
+    """A working photo (H, W, 3) turned by `angle` degrees about its middle, of the same size; what came from
+    outside is mirrored at the edge."""
+    height, width = photo.shape[:2]
+    turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1)
+    return np.asarray(cv2.warpAffine(photo, turn, (width, height), borderMode=cv2.BORDER_REFLECT), np.uint8)
+
+
+def _patches(encoder: Encoder, raw: Tensor) -> Floats:
+    """(C, h, w) raw features -> embeddings (h * w, D)."""
+    values: Floats = encoder.embed(encoder.parts(raw)[0]).flatten(1).T.numpy()
+    return values
+
+
+def _gain(plain: Sequence[Floats], asked: Sequence[Floats], answers: Sequence[Floats]) -> float:
+    """The share by which `answers` shorten the `plain` distances of the farthest patches that are `asked`."""
+    bank = MemoryBank.build(np.concatenate(answers))
+    nearer = [np.minimum(one, bank.distance(queries)) for one, queries in zip(plain, asked, strict=True)]
+    before, after = (sum(top_mean(one, SHARE) for one in distances) for distances in (plain, nearer))
+    return 1 - after / (before + 1e-12)
+
+
+def _spread(index: int) -> float:
+    """Numbers in [0, 1) that lie evenly, however many are taken: multiples of the golden ratio."""
+    return float((index + 1) * (5**0.5 - 1) / 2 % 1)

@@ -1,0 +1,121 @@
+"""When turned copies of good photos are learnt from, and how many."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK
+
+from anomaly.config import RunConfig
+from anomaly.fitting.run import fit
+from anomaly.fitting.turning import MOST, ROUNDS, lies_at_any_angle, turned, turned_copies
+from anomaly.inspection.writer import model_facts
+
+SIDE = 96
+
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def draw(rng: np.random.Generator, width: int = SIDE) -> np.ndarray:
+    """A pattern that looks like none of its copies, in a light that falls somewhat differently each time."""
+    pattern = np.random.default_rng(1).normal(size=(SIDE, width)).astype(np.float32)
+    light = rng.normal(size=(SIDE, width)).astype(np.float32)
+    grey = 128 + 150 * cv2.GaussianBlur(pattern, (0, 0), 3) + 60 * cv2.GaussianBlur(light, (0, 0), 6)
+    return np.dstack([np.clip(grey, 0, 255).astype(np.uint8)] * 3)
+
+
+def found(change: Change, count: int = 44, width: int = SIDE) -> bool:
+    """Whether photos that are changed so are found to show their product at any angle; patches are their own
+    pixels."""
+
+    def raw(photo: np.ndarray) -> torch.Tensor:
+        grey = torch.from_numpy(photo[:, :, 0].copy()).float()
+        return grey.unfold(0, 16, 16).unfold(1, 16, 16).permute(2, 3, 0, 1).flatten(0, 1)
+
+    known = SimpleNamespace(raw_features=raw, parts=lambda raw: (raw.float(), raw), embed=lambda raw: raw)
+    rng = np.random.default_rng(3)
+    photos = [np.ascontiguousarray(change(draw(rng, width), rng)) for _ in range(count)]
+    return lies_at_any_angle(known, [(photo, raw(photo)) for photo in photos])
+
+
+def at_any_angle(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return turned(photo, rng.uniform(0, 360))
+
+
+@pytest.mark.parametrize("width", [SIDE, 128])
+def test_a_product_at_any_angle_is_found(width: int) -> None:
+    assert found(at_any_angle, width=width)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda photo, rng: photo,
+        lambda photo, rng: turned(photo, rng.uniform(-5, 5)),
+        lambda photo, rng: photo[::-1, ::-1] if rng.random() < 0.5 else photo,
+        lambda photo, rng: photo[:, ::-1] if rng.random() < 0.5 else photo,
+    ],
+    ids=["alike", "askew", "upside down", "mirrored"],
+)
+def test_other_products_are_not(change: Change) -> None:
+    assert not found(change)
+
+
+def test_three_photos_do_not_tell() -> None:
+    assert not found(at_any_angle, count=3)
+
+
+def test_copies_have_the_size_of_their_photo_and_differ() -> None:
+    rng = np.random.default_rng(0)
+    photos = [draw(rng, 128), draw(rng, 64), draw(rng, 96)]
+    made = turned_copies(photos)
+    assert [index for index, _ in made] == [0, 1, 2] * ROUNDS
+    assert all(copy.shape == photos[index].shape for index, copy in made)
+    assert len({copy.tobytes() for _, copy in made} | {photo.tobytes() for photo in photos}) == len(made) + 3
+
+
+def test_a_photo_is_turned_about_its_middle() -> None:
+    photo = draw(np.random.default_rng(0))
+    assert np.array_equal(turned(photo, 180), photo[::-1, ::-1])
+
+
+@pytest.mark.parametrize("count", [50, 100, 250, MOST - 1, MOST, MOST + 5])
+def test_there_are_never_too_many(count: int) -> None:
+    made = turned_copies([np.zeros((32, 32, 3), np.uint8)] * count)
+    assert len(made) == min(ROUNDS * count, max(0, MOST - count))
+    assert np.ptp(np.bincount([index for index, _ in made], minlength=count)) <= 1
+
+
+def test_a_part_that_lies_at_any_angle_is_no_anomaly(tmp_path: Path) -> None:
+    def hook() -> np.ndarray:
+        photo = np.full((SIDE, SIDE, 3), 60.0)
+        cv2.polylines(photo, [np.array([[34, 26], [34, 68], [62, 68], [62, 56]])], False, (190, 180, 170), 8)
+        cv2.circle(photo, (34, 26), 7, (110, 100, 120), -1)
+        photo += rng.normal(0, 3, photo.shape)
+        return at_any_angle(np.clip(photo, 0, 255).astype(np.uint8), rng)
+
+    rng = np.random.default_rng(4)
+    good = tmp_path / "good"
+    good.mkdir()
+    for index in range(60):
+        cv2.imwrite(str(good / f"{index:02}.png"), hook())
+    told: list[str] = []
+    scores = {}
+    new = [hook() for _ in range(6)]
+    for choice in ("auto", "false"):
+        config = RunConfig.load(None, [*QUICK, f"data.any_angle={choice}"])
+        fitted = fit(good, tmp_path / choice, config, say=told.append)
+        detector = fitted.bundle.detector
+        by_position = detector.statistics["embedding"].mean.size > 1
+        assert (model_facts(fitted.bundle)["at_any_angle"], by_position) == (
+            ("yes", False) if choice == "auto" else ("no", True)
+        )
+        scorer = detector.scorers["embedding"]
+        maps = [detector.encoder.maps(detector.geometry.working(photo)).embedding for photo in new]
+        scores[choice] = np.mean([scorer.score(values).numpy().max() for values in maps])
+    assert scores["auto"] < scores["false"]
+    assert sum("the product lies at any angle:" in sentence for sentence in told) == 1
