@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import AS_FITTED, QUICK, SPOT, draw_photo
 
-from anomaly.bundle import MANIFEST, read_bundle
+from anomaly.bundle import FORMAT, MANIFEST, read_bundle
 from anomaly.config import RunConfig
 from anomaly.data.layouts import read_samples
 from anomaly.errors import BundleError, CalibrationError, ConfigError, DataError
@@ -223,7 +223,7 @@ def test_missing_newer_and_foreign_bundles_are_named(model: Path, tmp_path: Path
         read_bundle(copy)
     manifest = json.loads((copy / MANIFEST).read_text())
     (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(BundleError, match="format 99, this program reads up to 2: upgrade"):
+    with pytest.raises(BundleError, match=f"format 99, this program reads up to {FORMAT}: upgrade"):
         read_bundle(copy)
     (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
     with pytest.raises(BundleError, match=r"fitted by an earlier version .* fit it again"):
