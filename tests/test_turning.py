@@ -90,6 +90,7 @@ def test_there_are_never_too_many(count: int) -> None:
     assert np.ptp(np.bincount([index for index, _ in made], minlength=count)) <= 1
 
 
+@pytest.mark.slow
 def test_a_part_that_lies_at_any_angle_is_no_anomaly(tmp_path: Path) -> None:
     def hook() -> np.ndarray:
         photo = np.full((SIDE, SIDE, 3), 60.0)
