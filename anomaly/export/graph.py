@@ -108,10 +108,10 @@ class DetectorGraph(nn.Module):
         """The standardised map (B, 1, h, w) of every branch, limited."""
         found = []
         parts = zip(self.branches(photos), self.searches, self.standards, self.limits, strict=True)
-        for values, search, standard, limit in parts:
+        for values, search, standard, bound in parts:
             scores = standard(search(values))
-            if not isinstance(limit, nn.Identity):
-                scores = torch.minimum(scores, limit(values) + LIMIT_MARGIN)
+            if not isinstance(bound, nn.Identity):
+                scores = torch.minimum(scores, bound(values) + LIMIT_MARGIN)
             found.append(scores)
         return found
 
