@@ -54,10 +54,12 @@ def _steps(anomaly_map: AnomalyMap, threshold: float, ceiling: float) -> NDArray
     """(H, W) rows of PALETTE. A value equal to the threshold is quiet; not a number is the bottom."""
     bottom = _bottom(threshold, ceiling)
     # Compared in float64, as image scores are: a float32 map must not round a value across the threshold.
-    values = np.nan_to_num(anomaly_map.astype(np.float64), nan=bottom, posinf=ceiling, neginf=bottom)
-    steps = np.interp(values, (bottom, threshold), (0, STEPS - 1))
-    above = values > threshold
-    steps[above] = np.interp(values[above], (threshold, ceiling), (STEPS, 2 * STEPS - 1))
+    values = anomaly_map.astype(np.float64)
+    quiet = (values - bottom) * ((STEPS - 1) / (threshold - bottom))
+    hot = (values - threshold) * ((STEPS - 1) / (ceiling - threshold)) + STEPS
+    steps = np.where(values > threshold, hot, quiet)
+    np.fmax(steps, 0, out=steps)
+    np.fmin(steps, 2 * STEPS - 1, out=steps)
     return np.rint(steps, out=steps).astype(np.intp)
 
 
@@ -78,8 +80,11 @@ def overlay(image: Image, anomaly_map: AnomalyMap, threshold: float, ceiling: fl
     """Heatmap over the photo, (H, W, 3) uint8 RGB: below the threshold the photo keeps 92 % or more."""
     _check_same_size(image, anomaly_map)
     steps = _steps(anomaly_map, threshold, ceiling)
-    drawn = image * KEPT.take(steps)[..., None]
-    drawn += PAINT.take(steps, axis=0)
+    kept = KEPT.take(steps)
+    drawn = np.empty(image.shape, np.float32)
+    for channel in range(image.shape[2]):
+        np.multiply(image[..., channel], kept, out=drawn[..., channel])
+        drawn[..., channel] += PAINT[:, channel].take(steps)
     return np.asarray(np.rint(drawn, out=drawn), np.uint8)
 
 

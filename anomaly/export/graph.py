@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from functools import singledispatch
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -257,30 +257,58 @@ class _Standardise(nn.Module):
 
 
 class _FixedPadding(nn.Module):
-    """A convolution with TensorFlow's "same" padding, for sides that are multiples of its stride.
-
-    Written out, the padding is a constant that runtimes fold into the convolution.
-    """
+    """A convolution with TensorFlow's "same" padding, for sides that are multiples of its stride."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(
-            convolution.in_channels,
-            convolution.out_channels,
-            convolution.kernel_size,  # type: ignore[arg-type]
-            convolution.stride,  # type: ignore[arg-type]
-            dilation=convolution.dilation,  # type: ignore[arg-type]
-            groups=convolution.groups,
-            bias=convolution.bias is not None,
-        )
-        self.convolution.load_state_dict(convolution.state_dict())
-        sizes = zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.stride, self.dilation = list(convolution.stride), list(convolution.dilation)
+        self.groups = convolution.groups
+        sizes = zip(convolution.kernel_size, self.stride, self.dilation, strict=True)
         rows, cols = (max((k - 1) * dilation + 1 - stride, 0) for k, stride, dilation in sizes)
-        self.padding = (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2)
+        self.padding = [rows // 2, cols // 2, rows - rows // 2, cols - cols // 2]
 
     def forward(self, values: Tensor) -> Tensor:
-        out: Tensor = self.convolution(F.pad(values, self.padding))
+        out: Tensor = _PaddedConvolution.apply(
+            values, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )  # type: ignore[no-untyped-call]
         return out
+
+
+class _PaddedConvolution(torch.autograd.Function):
+    """A convolution with padding (top, left, bottom, right): one node in a graph, where torch, whose own pads
+    both sides alike, leaves two that runtimes do not always join."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        groups: int,
+    ) -> Tensor:
+        top, left, bottom, right = padding
+        padded = F.pad(values, (left, right, top, bottom))
+        return F.conv2d(padded, weight, bias, stride, 0, dilation, groups)
+
+    @staticmethod
+    def symbolic(
+        graph: Any,
+        values: Any,
+        weight: Any,
+        bias: Any,
+        stride: list[int],
+        padding: list[int],
+        dilation: list[int],
+        groups: int,
+    ) -> Any:
+        inputs = (values, weight) if bias is None else (values, weight, bias)
+        return graph.op(
+            "Conv", *inputs, strides_i=stride, pads_i=padding, dilations_i=dilation, group_i=groups
+        )
 
 
 def fixed_padding(network: N) -> N:
