@@ -66,7 +66,7 @@ class PrincipalFilters(nn.Module):
         self.requires_grad_(False)
         for level, filters in zip(LEVELS, self.levels, strict=True):
             rows, columns = _both(filters)
-            reduced = [_mirrored(F.avg_pool2d(image, level), WINDOW) for image in images]
+            reduced = [_mirrored(_reduced(image, level), WINDOW) for image in images]
             _set(rows, _leading(_windows(reduced, (1, WINDOW), WINDOWS, rng), ROWS))
             windows = _windows((rows(image) for image in reduced), (WINDOW, 1), WINDOWS, rng)
             _set(columns, _leading(windows, FILTERS, whitened_in=3 * WINDOW**2))
@@ -93,8 +93,8 @@ class PrincipalFilters(nn.Module):
         """(B, 3, H, W) -> (B, first filters, H / 4, W / 4)."""
         maps = []
         for level, filters in zip(LEVELS, self.levels, strict=True):
-            answers = filters(_mirrored(F.avg_pool2d(images, level), WINDOW)).abs()
-            maps.append(F.avg_pool2d(answers, FINE // level))
+            answers = filters(_mirrored(_reduced(images, level), WINDOW)).abs()
+            maps.append(_reduced(answers, FINE // level))
         return torch.cat(maps, dim=1)
 
 
@@ -103,6 +103,11 @@ def _part(photo: NDArray[np.uint8], rng: np.random.Generator) -> Tensor:
     top, left = (int(rng.integers(max(side - PART, 0) + 1)) for side in photo.shape[:2])
     part = np.ascontiguousarray(photo[top : top + PART, left : left + PART])
     return torch.from_numpy(part).permute(2, 0, 1)[None].float()
+
+
+def _reduced(maps: Tensor, times: int) -> Tensor:
+    """Means of `times` by `times` places. Runtimes take their time even where there is nothing to do."""
+    return maps if times == 1 else F.avg_pool2d(maps, times)
 
 
 def _mirrored(maps: Tensor, window: int) -> Tensor:
