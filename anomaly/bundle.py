@@ -53,7 +53,7 @@ HOSTILE = (
     AssertionError, MemoryError, OSError,
 )  # fmt: skip
 """What libraries raise on a model that was made to hurt, with checksums that fit."""
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 BLANK = 64
 """Side of the blank photo that a model is tried out with, px."""
@@ -279,7 +279,7 @@ def _check_numbers(detector: Detector) -> None:
             raise ValueError(f"{name} is {value!r:.40}")
     for name, statistics in detector.statistics.items():
         mean, spread = statistics.mean, statistics.spread
-        if mean.ndim != 2 or mean.shape != spread.shape or not (spread > 0).all():
+        if spread.ndim != 2 or mean.shape not in ((1, 1), spread.shape) or not (spread > 0).all():
             raise ValueError(f"the statistics of {name} are no maps of means and of spreads above zero")
 
 

@@ -63,9 +63,9 @@ class ContrastiveConfig(Section):
 
 
 class FusionConfig(Section):
-    by_position: Literal["auto"] | bool = "auto"
-    """Whether maps are standardised position by position, or as a whole; auto: by position, unless the
-    product lies at any angle."""
+    standardise_by: Literal["auto", "position", "radius", "whole"] = "auto"
+    """What tells patches of good photos apart when maps are standardised: their position on the photo, their
+    distance from its middle, or nothing; auto: position, or radius where the product lies at any angle."""
     weighting: Literal["visibility", "equal"] = "visibility"
     """How branches are weighted: by what they see of small defects drawn on held-out photos, or alike."""
     top_share: Share = 0.01

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Map = NDArray[np.float32]
+By = Literal["position", "radius", "whole"]
+"""What maps are standardised by, see `MapStatistics`."""
 
 LIMIT = ".limit"
 """Behind a branch's name: the map that limits it."""
@@ -48,40 +51,43 @@ def top_mean(values: Map, share: float) -> float:
 
 @dataclass(frozen=True)
 class MapStatistics:
-    """Mean and spread of a branch's maps on held-out normal photos, at each position or as a whole.
+    """Mean and spread of a branch's maps on held-out normal photos.
+
+    By position, each has its own mean and spread. By radius, for products at any angle, spreads are those of
+    all patches that lie as far from the middle of the photo, and the mean is that of all patches. As a whole,
+    both are of all patches.
 
     Standardised values are deviations in units of the spread of all the branch's patches together, positions
     that vary a lot counting less than those that hardly do: so branches can be compared with each other.
-    `mean` and `spread` are (h, w), or (1, 1) where positions are not told apart; a map of another size is
-    met by statistics resized to it.
+    `mean` and `spread` are (h, w), or (1, 1) of all patches; a map of another size is met by statistics
+    resized to it.
     """
 
     mean: Map
     spread: Map
 
     @classmethod
-    def of(cls, maps: Sequence[Map], by_position: bool) -> MapStatistics:
+    def of(cls, maps: Sequence[Map], by: By) -> MapStatistics:
         """Statistics of `maps`, all brought to their median size; at least one map."""
-        return _Moments.of(maps, by_position).statistics()
+        return _Moments.of(maps, by).statistics()
 
     def standardise(self, values: Map) -> Map:
         """(values - mean) / spread."""
-        if self.mean.shape == (1, 1):
-            mean, spread = self.mean, self.spread
-        else:
-            mean, spread = resize(self.mean, values.shape), resize(self.spread, values.shape)
+        mean, spread = (
+            part if part.shape == (1, 1) else resize(part, values.shape) for part in (self.mean, self.spread)
+        )
         standard: Map = (values - mean) / spread
         return standard
 
 
-def standardise_held_out(maps: Sequence[Map], by_position: bool) -> list[Map]:
+def standardise_held_out(maps: Sequence[Map], by: By) -> list[Map]:
     """Each map standardised by the statistics of all the others, as a new photo's map will be.
 
     With statistics that had seen the map itself its scores would be too small, and so the threshold.
     """
     if len(maps) < 2:
-        return [MapStatistics.of(maps, by_position).standardise(values) for values in maps]
-    moments = _Moments.of(maps, by_position)
+        return [MapStatistics.of(maps, by).standardise(values) for values in maps]
+    moments = _Moments.of(maps, by)
     return [moments.without(values).statistics().standardise(values) for values in maps]
 
 
@@ -92,10 +98,10 @@ class _Moments:
     count: int
     first: NDArray[np.float64]
     second: NDArray[np.float64]
-    by_position: bool
+    by: By
 
     @classmethod
-    def of(cls, maps: Sequence[Map], by_position: bool) -> _Moments:
+    def of(cls, maps: Sequence[Map], by: By) -> _Moments:
         height, width = np.median([values.shape for values in maps], axis=0).astype(int)
         first = np.zeros((height, width))
         second = np.zeros((height, width))
@@ -103,22 +109,47 @@ class _Moments:
             same = resize(values, (height, width)).astype(np.float64)
             first += same
             second += same**2
-        return cls(len(maps), first, second, by_position)
+        return cls(len(maps), first, second, by)
 
     def without(self, values: Map) -> _Moments:
         same = resize(values, self.first.shape).astype(np.float64)
-        return _Moments(self.count - 1, self.first - same, self.second - same**2, self.by_position)
+        return _Moments(self.count - 1, self.first - same, self.second - same**2, self.by)
 
     def statistics(self) -> MapStatistics:
         mean = self.first / self.count
         overall = mean.mean()
-        variance = np.maximum(self.second / self.count - mean**2, 0)
-        total = max(float(np.sqrt((self.second / self.count).mean() - overall**2)), 1e-12)
-        if not self.by_position:
-            return MapStatistics(np.full((1, 1), overall, np.float32), np.full((1, 1), total, np.float32))
-        spread = np.sqrt(_smooth(variance)) + FLOOR * total
+        square = self.second / self.count
+        total = max(float(np.sqrt(square.mean() - overall**2)), 1e-12)
+        one_mean = np.full((1, 1), overall, np.float32)
+        if self.by == "whole":
+            return MapStatistics(one_mean, np.full((1, 1), total, np.float32))
+        if self.by == "position":
+            variance = _smooth(np.maximum(square - mean**2, 0))
+        else:
+            variance = np.maximum(_by_radius(square) - _by_radius(mean) ** 2, 0)
+        spread = np.sqrt(variance) + FLOOR * total
         spread *= total * (1 / spread).mean()
-        return MapStatistics(_smooth(mean).astype(np.float32), spread.astype(np.float32))
+        means = _smooth(mean).astype(np.float32) if self.by == "position" else one_mean
+        return MapStatistics(means, spread.astype(np.float32))
+
+
+def _by_radius(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of all (h, w) positions that lie as far from the middle, give or take a patch or two."""
+    height, width = values.shape
+    rows, columns = np.ogrid[:height, :width]
+    radius = np.hypot(rows - (height - 1) / 2, columns - (width - 1) / 2)
+    ring = radius.astype(int)
+    farther = radius - ring
+    rings = int(ring.max()) + 3
+
+    def sums(weighted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Over each ring and half of its neighbours; a position counts for the two that it lies between."""
+        found = np.bincount(ring.ravel(), ((1 - farther) * weighted).ravel(), rings)
+        found += np.bincount(ring.ravel() + 1, (farther * weighted).ravel(), rings)
+        return np.convolve(found, (0.5, 1, 0.5), "same")
+
+    means = sums(values) / np.maximum(sums(np.ones_like(values)), 1e-12)
+    return np.asarray((1 - farther) * means[ring] + farther * means[ring + 1])
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

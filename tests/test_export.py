@@ -128,6 +128,7 @@ def test_an_exported_pixel_branch_on_a_finer_grid_and_no_pretrained_backbone(
         "backbone=none",
         "contrastive.backbone_steps=2",
         "scorers.reconstruction.target=pixels",
+        "fusion.standardise_by=radius",
     ]
     fitted = fit(product, tmp_path / "m", RunConfig.load(None, settings))
     made = export(fitted.bundle, "onnx", tmp_path / "x")

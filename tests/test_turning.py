@@ -115,6 +115,7 @@ def test_a_part_that_lies_at_any_angle_is_no_anomaly(tmp_path: Path) -> None:
         assert (model_facts(fitted.bundle)["at_any_angle"], by_position) == (
             ("yes", False) if choice == "auto" else ("no", True)
         )
+        assert detector.statistics["embedding"].spread.size > 1
         scorer = detector.scorers["embedding"]
         maps = [detector.encoder.maps(detector.geometry.working(photo)).embedding for photo in new]
         scores[choice] = np.mean([scorer.score(values).numpy().max() for values in maps])

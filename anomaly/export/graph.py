@@ -246,13 +246,14 @@ class _Standardise(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.from_numpy(statistics.mean)[None, None])
         self.register_buffer("spread", torch.from_numpy(statistics.spread)[None, None])
-        self.by_position = statistics.mean.shape != (1, 1)
+        self.resized = [part.shape != (1, 1) for part in (statistics.mean, statistics.spread)]
 
     def forward(self, values: Tensor) -> Tensor:
-        mean, spread = self.mean, self.spread
-        if self.by_position:
-            size = values.shape[-2:]
-            mean, spread = _resize(mean, size), _resize(spread, size)
+        size = values.shape[-2:]
+        mean, spread = (
+            _resize(part, size) if resized else part
+            for part, resized in zip((self.mean, self.spread), self.resized, strict=True)
+        )
         return (values - mean) / spread
 
 

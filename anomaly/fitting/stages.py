@@ -106,11 +106,11 @@ class Fit:
                 )
         with self._timed("calibration"):
             maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
-            by_position = config.fusion.by_position
-            if by_position == "auto":
-                by_position = not any_angle
-            statistics = {name: MapStatistics.of(values, by_position) for name, values in maps.items()}
-            standard = {name: standardise_held_out(values, by_position) for name, values in maps.items()}
+            by = config.fusion.standardise_by
+            if by == "auto":
+                by = "radius" if any_angle else "position"
+            statistics = {name: MapStatistics.of(values, by) for name, values in maps.items()}
+            standard = {name: standardise_held_out(values, by) for name, values in maps.items()}
 
         def detector_with(weights: Mapping[str, float], calibration: Calibration) -> Detector:
             policy = Policy.born(calibration)
