@@ -272,7 +272,7 @@ class _FixedPadding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         out: Tensor = _PaddedConvolution.apply(
             values, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )  # type: ignore[no-untyped-call]
+        )
         return out
 
 
