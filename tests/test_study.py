@@ -95,6 +95,20 @@ def test_a_grid_is_whole_after_each_seed_and_within_range() -> None:
     assert short.contrastive.steps == RunConfig().contrastive.steps
 
 
+@pytest.mark.parametrize(
+    ("settings", "by"),
+    [
+        ([], "auto"),
+        (["data.any_angle=true"], "radius"),
+        (["data.any_angle=true", "fusion.standardise_by=whole"], "whole"),
+    ],
+)
+def test_cells_of_a_product_at_any_angle_standardise_as_its_fit(settings: list[str], by: str) -> None:
+    short = Cell(Dials(0.2, 16, 0.5), 3).config(RunConfig.load(None, settings))
+    assert short.fusion.standardise_by == by
+    assert short.data.any_angle is False
+
+
 class Counting(Backbone):
     name, stride, channels, pretrained = "counting", 16, 3, True
 

@@ -59,7 +59,8 @@ class Cell:
 
     def config(self, base: RunConfig) -> RunConfig:
         """`base` with these dials and this seed, and short training; turned copies are left out, and
-        branches count alike, since finding their weights takes as long as the rest of a cell."""
+        branches count alike, since finding their weights takes as long as the rest of a cell. Of a product
+        that is known to lie at any angle, maps are standardised as its fit will."""
         scorers = {
             name: options.model_copy(update={"steps": min(options.steps, STEPS)})
             if hasattr(options, "steps")
@@ -71,6 +72,9 @@ class Cell:
             "views": min(contrastive.views, VIEWS),
             "backbone_steps": min(contrastive.backbone_steps, BACKBONE_STEPS),
         }
+        fusion = base.fusion.model_copy(update={"weighting": "equal"})
+        if base.data.any_angle is True and fusion.standardise_by == "auto":
+            fusion = fusion.model_copy(update={"standardise_by": "radius"})
         return base.model_copy(
             update={
                 "seed": self.seed,
@@ -78,7 +82,7 @@ class Cell:
                 "data": base.data.model_copy(update={"any_angle": False}),
                 "scorers": scorers,
                 "contrastive": contrastive.model_copy(update=asdict(self.dials) | short),
-                "fusion": base.fusion.model_copy(update={"weighting": "equal"}),
+                "fusion": fusion,
             }
         )
 
