@@ -65,6 +65,17 @@ def test_other_products_are_not(change: Change) -> None:
     assert not found(change)
 
 
+def test_what_fills_a_long_photo_is_not_turned_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grain(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A surface that looks alike from all sides."""
+        noise = cv2.GaussianBlur(rng.normal(size=photo.shape[:2]).astype(np.float32), (0, 0), 9)
+        return np.dstack([np.clip(128 + 900 * noise, 0, 255).astype(np.uint8)] * 3)
+
+    assert not found(grain, width=3 * SIDE)
+    monkeypatch.setattr("anomaly.fitting.turning.LONGEST", 4.0)
+    assert found(grain, width=3 * SIDE)
+
+
 def test_three_photos_do_not_tell() -> None:
     assert not found(at_any_angle, count=3)
 

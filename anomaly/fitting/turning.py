@@ -22,6 +22,8 @@ from anomaly.neighbours import Floats, MemoryBank
 
 ANSWERING, ASKING = 16, 12
 """Training photos that are turned, and others that are held against the copies, at most."""
+LONGEST = 2.0
+"""How many times longer than wide photos may be: nothing that fills a longer one is turned in it."""
 SHARE = 0.01
 """Share of a photo's patches, the farthest from the bank, whose mean distance is compared."""
 GAIN = 0.02
@@ -42,8 +44,10 @@ def lies_at_any_angle(
     Some photos ask for their nearest patches among those of others, the mean distance of their farthest
     patches is what counts, and copies of the others must shorten it by GAIN of what as many further photos
     do. They are turned by angles between quarters, where a part that merely lies askew, or upside down, does
-    not lie. Fewer than four photos do not tell.
+    not lie. Fewer than four photos do not tell, and long ones show what always lies along them.
     """
+    if np.median([max(photo.shape[:2]) / min(photo.shape[:2]) for photo, _ in known]) > LONGEST:
+        return False
     places = np.linspace(0, len(known) - 1, min(len(known), 2 * ANSWERING + ASKING)).round().astype(int)
     if len(places) < 4:
         return False
