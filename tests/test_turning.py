@@ -51,6 +51,14 @@ def test_a_product_at_any_angle_is_found(width: int) -> None:
     assert found(at_any_angle, width=width)
 
 
+@pytest.mark.parametrize("share", ["GAIN", "ASKEW_GAIN"])
+def test_copies_must_bear_out_turned_far_and_turned_a_little(
+    monkeypatch: pytest.MonkeyPatch, share: str
+) -> None:
+    monkeypatch.setattr(f"anomaly.fitting.turning.{share}", 100.0)
+    assert not found(at_any_angle)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -26,8 +26,11 @@ LONGEST = 2.0
 """How many times longer than wide photos may be: nothing that fills a longer one is turned in it."""
 SHARE = 0.01
 """Share of a photo's patches, the farthest from the bank, whose mean distance is compared."""
-GAIN = 0.02
-"""What copies must bring others nearer, as a share of what as many further photos bring."""
+GAIN, ASKEW_GAIN = 0.02, 0.1
+"""What copies must bring others nearer, as a share of what as many further photos bring: those turned far,
+which the lamp lights from another side than their photo, and those turned by a few degrees."""
+ASKEW = 8
+"""A few degrees."""
 LEAST_GAIN = 1e-3
 """And what they must bring at least, where further photos bring next to nothing."""
 MOST = 600
@@ -42,9 +45,10 @@ def lies_at_any_angle(
     """Whether turned copies of working photos, `known` with their raw features (C, h, w), are good photos.
 
     Some photos ask for their nearest patches among those of others, the mean distance of their farthest
-    patches is what counts, and copies of the others must shorten it by GAIN of what as many further photos
+    patches is what counts, and copies of the others must shorten it by a share of what as many further photos
     do. They are turned by angles between quarters, where a part that merely lies askew, or upside down, does
-    not lie. Fewer than four photos do not tell, and long ones show what always lies along them.
+    not lie; and by a few degrees, where a part at any angle looks as good, in the same light. Fewer than four
+    photos do not tell, and long ones show what always lies along them.
     """
     if np.median([max(photo.shape[:2]) / min(photo.shape[:2]) for photo, _ in known]) > LONGEST:
         return False
@@ -54,14 +58,15 @@ def lies_at_any_angle(
     third = max(1, len(places) * ANSWERING // (2 * ANSWERING + ASKING))
     order = np.random.default_rng(0).permutation(places)
     answering, further, asking = order[:third], order[third : 2 * third], order[2 * third :]
-    copies = [
+    far = [
         turned(known[i][0], 45 + 90 * turn + 28 * (_spread(turn) - 0.5)) for turn, i in enumerate(answering)
     ]
+    askew = [turned(known[i][0], ASKEW * (-1) ** turn) for turn, i in enumerate(answering)]
     shown = progress or Silent()
     seen = distributed.each(
         lambda copy: _patches(encoder, encoder.raw_features(copy)),
-        copies,
-        lambda done: shown.step("angles", done, len(copies)),
+        [*far, *askew],
+        lambda done: shown.step("angles", done, 2 * third),
     )
 
     def borne_out() -> bool:
@@ -71,7 +76,10 @@ def lies_at_any_angle(
         )
         bank = MemoryBank.build(np.concatenate(some))
         plain = [bank.distance(queries) for queries in asked]
-        return _gain(plain, asked, seen) > max(GAIN * _gain(plain, asked, more), LEAST_GAIN)
+        wanted = _gain(plain, asked, more)
+        return _gain(plain, asked, seen[:third]) > max(GAIN * wanted, LEAST_GAIN) and (
+            _gain(plain, asked, seen[third:]) > max(ASKEW_GAIN * wanted, LEAST_GAIN)
+        )
 
     return distributed.from_first(borne_out)
 
