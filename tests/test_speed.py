@@ -29,6 +29,7 @@ def test_the_tables_of_speed_are_complete(
     assert [row["runtime"] for row in found["rates"]] == ["torch", "onnxruntime"]
     for row in found["rates"]:
         assert row["share"] == pytest.approx(row["rate"] / row["backbone"])
+        assert row["rate_good"] > 0
         assert row["first_verdict_s"] > 0 and 50 < row["peak_mb"] < 20_000
     assert {"decode", "backbone", "scorer embedding", "fusion"} <= set(found["stages"][0]["ms"])
     assert found["limits"][0]["least_ms"] > 0

@@ -26,13 +26,15 @@ MARKS = 8
 
 
 def of(model: Path, runtime: str, folder: Path, photos: int) -> dict[str, Any]:
-    """A runtime judging the photos of `folder`, over and over, beside the backbone alone in it."""
+    """A runtime judging the test photos in `folder`, over and over, and the good ones alone (no pictures are
+    drawn of those that pass), beside the backbone alone in it."""
     say(f"{model.name}, {runtime}")
     job = {"model": str(model), "runtime": runtime, "folder": str(folder), "photos": photos}
     whole, alone = _spawn("inspect", job), _spawn("backbone", job)
     return {
         "runtime": runtime,
         "rate": whole["rate"],
+        "rate_good": _spawn("inspect", {**job, "folder": str(folder / "good")})["rate"],
         "backbone": alone["rate"],
         "share": whole["rate"] / alone["rate"],
         "first_verdict_s": first_verdict(model, runtime, folder),
