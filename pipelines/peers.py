@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,8 @@ def run(python: Path, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
+    if done.returncode == -signal.SIGKILL:
+        raise ConfigError(f"anomalib's {job['model']} was killed, most likely for want of memory")
     if done.returncode:
         raise ConfigError(f"anomalib's {job['model']} failed: {done.stderr.strip().splitlines()[-1]}")
     found: dict[str, Any] = json.loads((scratch / "out.json").read_text())
