@@ -102,14 +102,13 @@ def mean_difference(samples: list[Sample], size: int = 128) -> float | None:
     return image_auroc(np.array(scores), np.array([s.label == "anomalous" for s in test]))
 
 
-def run_one(folder: Path, backbone: str, seed: int, scratch: Path, overrides: list[str]) -> dict[str, Any]:
-    """Fit and evaluate once."""
+def run_one(folder: Path, backbone: str, seed: int, model: Path, overrides: list[str]) -> dict[str, Any]:
+    """Fit `model` and evaluate it once."""
     settings = [f"backbone={backbone}", f"seed={seed}", "tracking.enabled=false", *overrides]
     progress = TerminalProgress()
     forget_peak()
     with progress.running():
         start = time.monotonic()
-        model = scratch / "model"
         fitted = fit(folder, model, RunConfig.load(None, settings), overwrite=True, progress=progress)
         fit_seconds = time.monotonic() - start
         samples = read_samples(folder)
@@ -131,6 +130,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join((*REAL, "elpv", *DRAWN, TURNED)))
     parser.add_argument("--backbones", default="auto,none")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--keep", type=Path, help="Folder that gets each set's last model, by its name.")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,7 +144,8 @@ def main() -> None:
                 runs = []
                 for seed in range(options.seeds):
                     say(f"{name}, backbone {backbone}, seed {seed}")
-                    runs.append(run_one(folder, backbone, seed, Path(scratch), options.overrides))
+                    model = (options.keep or Path(scratch) / "models") / name
+                    runs.append(run_one(folder, backbone, seed, model, options.overrides))
                 rows.append({"set": name, "backbone": backbone, "mean_difference": plain, **summarise(runs)})
                 if options.json:
                     sys.stdout.write(json.dumps(rows[-1]) + "\n")

@@ -126,7 +126,7 @@ def main() -> None:
             for name, folder in folders.items():
                 assert folder is not None
                 say(f"{method.name}: {name}")
-                run = run_one(folder, options.backbone, 0, Path(scratch), settings)
+                run = run_one(folder, options.backbone, 0, Path(scratch) / "model", settings)
                 found[name] = run["image_auroc"]
             row = {"method": method.name, "source": method.source, "image_auroc": found}
             sys.stdout.write((json.dumps(row) if options.json else line(method, found)) + "\n")
