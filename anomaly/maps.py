@@ -119,7 +119,7 @@ class _Moments:
         mean = self.first / self.count
         overall = mean.mean()
         square = self.second / self.count
-        total = max(float(np.sqrt(square.mean() - overall**2)), 1e-12)
+        total = max(float(np.sqrt(max(square.mean() - overall**2, 0.0))), 1e-12)
         one_mean = np.full((1, 1), overall, np.float32)
         if self.by == "whole":
             return MapStatistics(one_mean, np.full((1, 1), total, np.float32))
