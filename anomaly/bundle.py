@@ -169,7 +169,7 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
         config = RunConfig.parse(manifest["config"])
         photos = json.loads(files["calibration.json"])
         scores = np.array([photo["image_score"] for photo in photos], dtype=np.float64)
-        scorers = build_scorers(config.scorers)
+        scorers = build_scorers(config.branches)
         loaded = _arrays(files, "statistics.safetensors")
         statistics = {
             name: MapStatistics(loaded[f"{name}.mean"], loaded[f"{name}.spread"])

@@ -114,6 +114,18 @@ class RunConfig(Section):
             return 0.5 if self.backbone == "none" else 0.0
         return weight
 
+    @property
+    def branches(self) -> dict[str, Any]:
+        """`scorers`, with what `own_photo: auto` means for this backbone."""
+        if self.backbone != "none":
+            return self.scorers
+        return {
+            name: options.model_copy(update={"own_photo": False})
+            if getattr(options, "own_photo", None) == "auto"
+            else options
+            for name, options in self.scorers.items()
+        }
+
     @field_validator("scorers")
     @classmethod
     def _known_scorers(cls, options: dict[str, Any]) -> dict[str, Section]:

@@ -11,7 +11,7 @@ Floats = NDArray[np.float32]
 
 EXACT_BELOW = 4_000
 """Banks up to this size are searched exactly; above it in the cells that k-means finds, PROBES a query."""
-PROBES = 4
+PROBES = 8
 QUERIES, PATCHES = 1024, 8192
 """Queries and patches that one matrix product compares: its result stays within the cache's reach. Cells are
 asked by PATCHES queries at a time: the more ask a cell at once, the less reading it costs each."""

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly.config import RunConfig
 from anomaly.detector import fuse
 from anomaly.maps import LIMIT, LIMIT_MARGIN, MapStatistics, limited
 from anomaly.repetition import own_distances, own_distances_of
-from anomaly.scorers import FitContext
+from anomaly.scorers import FitContext, build_scorers
 from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
 from anomaly.scorers.texture import TextureDistance, TextureOptions
 
@@ -57,8 +58,8 @@ def test_a_photo_that_is_new_all_over_counts_little_and_a_defect_on_it_as_before
     scorer = EmbeddingDistance(EmbeddingOptions(relative=0.0))
     scorer.fit([torch.randn(6, 20, 20, generator=generator) for _ in range(8)], FitContext())
     held_out = [torch.randn(6, 20, 20, generator=generator) for _ in range(8)]
-    score = MapStatistics.of([scorer.score(photo).numpy() for photo in held_out], True)
-    limit = MapStatistics.of([scorer.limit(photo).numpy() for photo in held_out], True)
+    score = MapStatistics.of([scorer.score(photo).numpy() for photo in held_out], "position")
+    limit = MapStatistics.of([scorer.limit(photo).numpy() for photo in held_out], "position")
     elsewhere = torch.randn(6, 20, 20, generator=generator) + 6
     elsewhere[:, 9, 9] += 12
     free = score.standardise(scorer.score(elsewhere).numpy())
@@ -73,3 +74,17 @@ def test_texture_is_not_limited_and_the_embedding_can_be_left_so() -> None:
     assert EmbeddingDistance(EmbeddingOptions()).limited
     assert not EmbeddingDistance(EmbeddingOptions(own_photo=False)).limited
     assert not TextureDistance(TextureOptions()).limited
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounded"),
+    [
+        ([], {"embedding"}),
+        (["backbone=none"], set()),
+        (["backbone=none", "scorers.embedding.own_photo=true"], {"embedding"}),
+        (["scorers.embedding.own_photo=false", "scorers.texture.own_photo=true"], {"texture"}),
+    ],
+)
+def test_a_backbone_that_learns_from_nothing_has_no_limit(settings: list[str], bounded: set[str]) -> None:
+    scorers = build_scorers(RunConfig.load(None, settings).branches)
+    assert {name for name, scorer in scorers.items() if scorer.limited} == bounded

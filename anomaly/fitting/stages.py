@@ -292,7 +292,7 @@ class Fit:
     ) -> dict[str, Scorer[Any]]:
         """Every scorer, fitted on what it reads of the training photos; memory banks see copies as well."""
         context = FitContext(self.config.seed, self.checkpoints, self.progress, self.losses)
-        scorers = build_scorers(self.config.scorers)
+        scorers = build_scorers(self.config.branches)
         for name, scorer in scorers.items():
             with self._timed(name):
                 learnt = with_copies if isinstance(scorer, Searching) else plain

@@ -7,7 +7,7 @@ re-weighting of eq. 7; over the embedding of the contrastive encoder, and with a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -31,8 +31,9 @@ class EmbeddingOptions(Section):
     relative: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The power of the distance to be expected in such surroundings that a distance is divided by: 0 counts
     it as it is, 1 as a ratio."""
-    own_photo: bool = True
-    """Whether the distance to the rest of the patch's own photo limits what that to the bank counts for."""
+    own_photo: Literal["auto"] | bool = "auto"
+    """Whether the distance to the rest of the patch's own photo limits what that to the bank counts for;
+    auto: unless the backbone learns from nothing, whose features find a defect's like in the same photo."""
 
 
 @SCORERS.register("embedding")
@@ -49,7 +50,7 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
 
     @property
     def limited(self) -> bool:
-        return self.options.own_photo
+        return self.options.own_photo is not False
 
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         from anomaly import distributed

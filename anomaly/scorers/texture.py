@@ -7,7 +7,7 @@ here first.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ class TextureOptions(EmbeddingOptions):
 
     bank_size: Annotated[int, Field(ge=1)] = 20_000
     """As of `embedding`."""
-    own_photo: bool = False
+    own_photo: Literal["auto"] | bool = False
     """As of `embedding`: textures repeat themselves where defects lie as well."""
 
 
