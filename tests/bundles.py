@@ -37,9 +37,10 @@ Spoil = Callable[[Path, Manifest], None]
 def small_model(folder: Path) -> None:
     """Write a whole model that was never fitted: parts of random numbers that fit together."""
     rng = np.random.default_rng(0)
-    config = RunConfig.load(None, ["backbone=none", "contrastive.embedding_size=8"])
+    settings = ["backbone=none", "contrastive.embedding_size=8", "scorers.embedding.own_photo=true"]
+    config = RunConfig.load(None, settings)
     encoder = Encoder(build_backbone("none"), 8, config.image.tile_size).eval()
-    scorers = build_scorers(config.scorers)
+    scorers = build_scorers(config.branches)
     scorers["reconstruction"]._build(encoder.channels)
     scorers["reconstruction"].expected = nothing_expected(encoder.channels)
     for name, width in (("embedding", 8), ("texture", encoder.filters.channels)):
