@@ -82,7 +82,7 @@ def overlay(image: Image, anomaly_map: AnomalyMap, threshold: float, ceiling: fl
     steps = _steps(anomaly_map, threshold, ceiling)
     kept = KEPT.take(steps)
     drawn = np.empty(image.shape, np.float32)
-    for channel in range(image.shape[2]):
+    for channel in range(image.shape[2]):  # rows of three are slow to look up, and to spread over
         np.multiply(image[..., channel], kept, out=drawn[..., channel])
         drawn[..., channel] += PAINT[:, channel].take(steps)
     return np.asarray(np.rint(drawn, out=drawn), np.uint8)

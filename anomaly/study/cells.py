@@ -72,9 +72,9 @@ class Cell:
             "views": min(contrastive.views, VIEWS),
             "backbone_steps": min(contrastive.backbone_steps, BACKBONE_STEPS),
         }
-        fusion = base.fusion.model_copy(update={"weighting": "equal"})
-        if base.data.any_angle is True and fusion.standardise_by == "auto":
-            fusion = fusion.model_copy(update={"standardise_by": "radius"})
+        fusion = {"weighting": "equal"}
+        if base.data.any_angle is True and base.fusion.standardise_by == "auto":
+            fusion["standardise_by"] = "radius"
         return base.model_copy(
             update={
                 "seed": self.seed,
@@ -82,7 +82,7 @@ class Cell:
                 "data": base.data.model_copy(update={"any_angle": False}),
                 "scorers": scorers,
                 "contrastive": contrastive.model_copy(update=asdict(self.dials) | short),
-                "fusion": fusion,
+                "fusion": base.fusion.model_copy(update=fusion),
             }
         )
 
