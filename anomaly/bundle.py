@@ -53,7 +53,7 @@ HOSTILE = (
     AssertionError, MemoryError, OSError,
 )  # fmt: skip
 """What libraries raise on a model that was made to hurt, with checksums that fit."""
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 BLANK = 64
 """Side of the blank photo that a model is tried out with, px."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from anomaly.errors import ConfigError, nearest
 
-DEFAULT_SCORERS = ("reconstruction", "embedding", "texture")
+DEFAULT_SCORERS = ("reconstruction", "embedding", "coarse", "texture")
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

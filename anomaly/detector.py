@@ -95,7 +95,7 @@ def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[s
     """Patch scores (h, w) of each scorer on one photo's maps, and their limits."""
     found = {}
     for name, scorer in scorers.items():
-        values = getattr(maps, scorer.input)
+        values = maps[scorer.input]
         found[name] = scorer.score(values).numpy()
         if scorer.limited:
             found[name + LIMIT] = scorer.limit(values).numpy()

@@ -37,7 +37,8 @@ def build_networks(
         return {key: torch.from_numpy(values) for key, values in read(files, name).items()}
 
     size, tile = config.contrastive.embedding_size, config.image.tile_size
-    encoder = Encoder(build_backbone(backbone, weights=False), size, tile)
+    inputs = [scorer.input for scorer in scorers.values()]
+    encoder = Encoder(build_backbone(backbone, weights=False), size, tile, inputs)
     encoder.load_state_dict(tensors("encoder.safetensors"))
     for name, scorer in scorers.items():
         if not isinstance(scorer, Searching):

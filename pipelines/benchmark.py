@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from anomaly.cli.terminal import TerminalProgress, say
-from anomaly.config import RunConfig
+from anomaly.config import DEFAULT_SCORERS, RunConfig
 from anomaly.data.layouts import read_samples
 from anomaly.evaluation import evaluate
 from anomaly.fitting.run import fit
@@ -182,8 +182,8 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], seeds: int) -> str:
     """The rows as a Markdown table with the machine and the date."""
     head = (
-        "| set | backbone | image AUROC | std | AUPRO .3 | reconstruction | embedding | texture "
-        "| mean difference | overkill | escapes | fit s | photos/s |\n|" + "---|" * 13
+        f"| set | backbone | image AUROC | std | AUPRO .3 | {' | '.join(DEFAULT_SCORERS)} "
+        "| mean difference | overkill | escapes | fit s | photos/s |\n|" + "---|" * 14
     )
     where = f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, {seeds} seed(s)"
     return "\n".join([head, *(line(row) for row in rows), "", where])
@@ -201,9 +201,7 @@ def line(row: dict[str, Any]) -> str:
         figure(row["image_auroc"]),
         figure(row["std"]),
         figure(row["aupro_0.3"]),
-        figure(row["branches"].get("reconstruction")),
-        figure(row["branches"].get("embedding")),
-        figure(row["branches"].get("texture")),
+        *(figure(row["branches"].get(branch)) for branch in DEFAULT_SCORERS),
         figure(row["mean_difference"]),
         figure(row["overkill_rate"]),
         figure(row["escape_rate"]),

@@ -24,7 +24,7 @@ from anomaly.detector import Detector
 from anomaly.expected import Expected
 from anomaly.maps import LIMIT, MapStatistics
 from anomaly.models.backbones import build_backbone
-from anomaly.models.encoder import Encoder
+from anomaly.models.encoder import COARSE_SIZE, Encoder
 from anomaly.neighbours import MemoryBank
 from anomaly.policy.policy import Policy
 from anomaly.scorers import build_scorers
@@ -43,7 +43,7 @@ def small_model(folder: Path) -> None:
     scorers = build_scorers(config.branches)
     scorers["reconstruction"]._build(encoder.channels)
     scorers["reconstruction"].expected = nothing_expected(encoder.channels)
-    for name, width in (("embedding", 8), ("texture", encoder.filters.channels)):
+    for name, width in (("embedding", 8), ("coarse", COARSE_SIZE), ("texture", encoder.filters.channels)):
         patches = rng.normal(size=(50, width)).astype(np.float32)
         scorers[name].bank = MemoryBank(patches, np.empty((0, width), np.float32))
         scorers[name].expected = nothing_expected(width)
@@ -52,8 +52,8 @@ def small_model(folder: Path) -> None:
     scores = np.sort(rng.random(19))
     calibration = Calibration(scores, config.calibration, float(scores[-1]))
     detector = Detector(
-        config, Geometry(64), None, encoder, scorers, statistics, dict.fromkeys(scorers, 1 / 3), calibration,
-        None, Policy.born(calibration),
+        config, Geometry(64), None, encoder, scorers, statistics, dict.fromkeys(scorers, 1 / len(scorers)),
+        calibration, None, Policy.born(calibration),
     )  # fmt: skip
     rows = [{"path": "a", "sha256": "", "group": None, "image_score": score} for score in scores.tolist()]
     facts = {"data": {"sha256": []}, "mlflow": {"run_id": None, "uri": None}}
@@ -235,7 +235,9 @@ SPOILS: dict[str, Spoil] = {
         {"mean": torch.zeros(3)}, folder / "encoder.safetensors"
     ),
     "encoder weights that are no numbers": tensor("encoder.safetensors", nan),
-    "encoder weights of another shape": tensor("encoder.safetensors", lambda values: values[:1], "mean"),
+    "encoder weights of another shape": tensor(
+        "encoder.safetensors", lambda values: values[:1], "standard.mean"
+    ),
     "autoencoder of another shape": tensor("scorer.reconstruction.safetensors", lambda values: values[:1]),
     "bank that is empty": tensor(BANK, lambda values: values[:0], "patches"),
     "bank of another width": tensor(BANK, lambda values: values[:, :5], "patches"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly.config import RunConfig
+from anomaly.config import DEFAULT_SCORERS, RunConfig
 from anomaly.errors import ConfigError
 from anomaly.study.cells import Dials
 
@@ -50,8 +50,12 @@ def test_an_encoder_that_learns_from_nothing_is_supervised_by_default(
 
 def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
     config = RunConfig.load(None, ["scorers.embedding=null"])
-    assert list(config.scorers) == ["reconstruction", "texture"]
-    assert list(RunConfig.parse(config.model_dump(mode="json")).scorers) == ["reconstruction", "texture"]
+    assert list(config.scorers) == ["reconstruction", "coarse", "texture"]
+    assert list(RunConfig.parse(config.model_dump(mode="json")).scorers) == [
+        "reconstruction",
+        "coarse",
+        "texture",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,4 @@ def test_unreadable_file_and_no_scorer(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must hold fields"):
         RunConfig.load(tmp_path / "list.yaml")
     with pytest.raises(ConfigError, match="every scorer is switched off"):
-        RunConfig.load(
-            None, ["scorers.embedding=null", "scorers.reconstruction=null", "scorers.texture=null"]
-        )
+        RunConfig.load(None, [f"scorers.{name}=null" for name in DEFAULT_SCORERS])

@@ -23,7 +23,7 @@ def photos() -> list[np.ndarray]:
 def encoder_of(photos: list[np.ndarray]) -> Encoder:
     torch.manual_seed(0)
     encoder = Encoder(build_backbone("none"), 8, 1024)
-    encoder.standardise_by([encoder.raw_features(photo) for photo in photos])
+    encoder.standardise_by([encoder.raw(photo) for photo in photos])
     return encoder.eval()
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from anomaly.errors import ConfigError
 from anomaly.models.backbones import build_backbone
-from anomaly.models.encoder import WHITENING_FLOOR, Encoder, Projection
+from anomaly.models.encoder import WHITENING_FLOOR, Encoder, Projection, as_tensor
 from anomaly.models.filters import FILTERS, SECOND_FILTERS, PrincipalFilters
 
 
@@ -22,28 +23,60 @@ def test_tiles_give_the_features_of_the_whole(photo: np.ndarray) -> None:
     whole = Encoder(build_backbone("none"), 8, tile_size=1024)
     tiled = Encoder(whole.backbone, 8, tile_size=256)
     tiled.filters = whole.filters
-    expected = whole.raw_features(photo)
-    assert expected.shape == (whole.backbone.channels + PrincipalFilters.channels, 24, 28)
-    torch.testing.assert_close(tiled.raw_features(photo), expected, rtol=1e-4, atol=1e-4)
+    expected, found = whole.raw(photo), tiled.raw(photo)
+    assert expected.features.shape == (whole.backbone.channels, 24, 28)
+    assert expected.answers is not None and expected.answers.shape == (PrincipalFilters.channels, 24, 28)
+    assert expected.coarse is not None and expected.coarse.shape == (whole.backbone.channels, 12, 14)
+    for name in ("features", "answers", "coarse"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
 
 
 def test_features_are_standardised_by_channel(photo: np.ndarray) -> None:
     encoder = Encoder(build_backbone("none"), 8, tile_size=1024)
-    raw = [encoder.raw_features(photo), encoder.raw_features(photo[::-1])]
-    encoder.standardise_by(raw)
-    together = torch.cat([encoder.parts(values)[0].flatten(1) for values in raw], dim=1)
-    torch.testing.assert_close(together.mean(1), torch.zeros(len(together)), atol=1e-3, rtol=0)
-    spread = torch.cat([values.flatten(1) for values in raw], dim=1).std(1)
-    torch.testing.assert_close(together.std(1), spread / (spread + 1e-3), rtol=1e-2, atol=1e-3)
+    raws = [encoder.raw(photo), encoder.raw(photo[::-1])]
+    encoder.standardise_by(raws)
+    backbone = encoder.backbone.channels
+    for standard, before in (
+        ([encoder.features(raw)[:backbone] for raw in raws], [raw.features for raw in raws]),
+        ([encoder.features(raw)[backbone:] for raw in raws], [raw.answers for raw in raws]),
+        ([encoder.coarse_standard(raw.coarse) for raw in raws], [raw.coarse for raw in raws]),
+    ):
+        together = torch.cat([values.flatten(1) for values in standard], dim=1)
+        torch.testing.assert_close(together.mean(1), torch.zeros(len(together)), atol=1e-3, rtol=0)
+        spread = torch.cat([values.flatten(1) for values in before], dim=1).std(1)
+        torch.testing.assert_close(together.std(1), spread / (spread + 1e-3), rtol=1e-2, atol=1e-3)
 
 
 def test_behind_the_features_lie_the_answers_of_the_filters(photo: np.ndarray) -> None:
     encoder = Encoder(build_backbone("none"), 8, tile_size=1024)
     encoder.filters.start_from([photo, photo[::-1]], seed=0)
-    answers = encoder.parts(encoder.raw_features(photo))[1]
-    images = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
-    torch.testing.assert_close(answers, encoder.filters(images)[0])
-    assert encoder.maps(photo).texture.shape == answers.shape
+    raw = encoder.raw(photo)
+    answers = encoder.filters(as_tensor(photo))[0]
+    torch.testing.assert_close(raw.answers, answers)
+    torch.testing.assert_close(encoder.features(raw)[encoder.backbone.channels :], answers)
+    assert encoder.maps(photo)["texture"].shape == answers.shape
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (32, 64)], ids=str)
+def test_coarse_features_are_those_of_the_photo_at_half_its_size(size: tuple[int, int]) -> None:
+    encoder = Encoder(build_backbone("auto"), 8, 1024, ["coarse"])
+    rng = np.random.default_rng(0)
+    half = [-(-side // 64) * 32 for side in size]
+    small = cv2.resize(rng.integers(0, 256, (*half, 3), dtype=np.uint8), half[::-1])
+    photo = np.repeat(np.repeat(small, 2, axis=0), 2, axis=1)[: size[0], : size[1]]
+    found = encoder.raw(photo)
+    assert found.coarse is not None and found.coarse.shape[1:] == (half[0] // 16, half[1] // 16)
+    if [2 * side for side in half] == [*size]:
+        torch.testing.assert_close(found.coarse, encoder.raw(small).features)
+
+
+def test_what_nobody_reads_is_not_computed(photo: np.ndarray) -> None:
+    """The filters cost more than the backbone, and so may lie unlearnt."""
+    encoder = Encoder(build_backbone("auto", weights=False), 8, 1024, ["embedding"])
+    raw = encoder.raw(photo)
+    assert raw.answers is None and raw.coarse is None and list(encoder.maps(photo)) == ["embedding"]
+    empty = Encoder(build_backbone("none"), 8, 1024, ["features"]).raw(photo)
+    assert empty.answers is not None and empty.coarse is None
 
 
 def test_the_embedding_starts_as_partly_whitened_principal_directions() -> None:
@@ -76,9 +109,7 @@ def test_answers_of_the_filters_are_features_only_beside_an_empty_backbone(photo
     for name, beside in (("none", PrincipalFilters.channels), ("auto", 0)):
         encoder = Encoder(build_backbone(name, weights=False), 8, tile_size=1024)
         assert encoder.channels == encoder.backbone.channels + beside == len(encoder.emphasis())
-        features, answers = encoder.parts(encoder.raw_features(photo))
-        assert len(features) == encoder.channels
-        torch.testing.assert_close(features[encoder.backbone.channels :], answers[:beside])
+        assert len(encoder.features(encoder.raw(photo))) == encoder.channels
 
 
 def test_the_filters_are_silent_while_the_backbone_is_trained() -> None:

@@ -40,10 +40,10 @@ def test_the_folded_copy_follows_the_weights_and_is_not_among_them() -> None:
     encoder = Encoder(trained(build_backbone("none")), 8, tile_size=1024).eval()
     names = set(encoder.state_dict())
     photo = noise(96, 96, 3).to(torch.uint8).numpy()
-    before = encoder.raw_features(photo)
+    before = encoder.raw(photo).features
     assert set(encoder.state_dict()) == names
     encoder.load_state_dict({key: value * 1.5 for key, value in encoder.state_dict().items()})
-    assert not torch.allclose(encoder.raw_features(photo), before, rtol=0.01)
+    assert not torch.allclose(encoder.raw(photo).features, before, rtol=0.01)
     encoder.train()
     assert encoder.backbone.judging() is encoder.backbone
 

@@ -79,10 +79,10 @@ def test_texture_is_not_limited_and_the_embedding_can_be_left_so() -> None:
 @pytest.mark.parametrize(
     ("settings", "bounded"),
     [
-        ([], {"embedding"}),
+        ([], {"embedding", "coarse"}),
         (["backbone=none"], set()),
         (["backbone=none", "scorers.embedding.own_photo=true"], {"embedding"}),
-        (["scorers.embedding.own_photo=false", "scorers.texture.own_photo=true"], {"texture"}),
+        (["scorers.embedding.own_photo=false", "scorers.texture.own_photo=true"], {"coarse", "texture"}),
     ],
 )
 def test_a_backbone_that_learns_from_nothing_has_no_limit(settings: list[str], bounded: set[str]) -> None:

@@ -36,7 +36,7 @@ def found(change: Change, count: int = 44, width: int = SIDE) -> bool:
         grey = torch.from_numpy(photo[:, :, 0].copy()).float()
         return grey.unfold(0, 16, 16).unfold(1, 16, 16).permute(2, 3, 0, 1).flatten(0, 1)
 
-    known = SimpleNamespace(raw_features=raw, parts=lambda raw: (raw.float(), raw), embed=lambda raw: raw)
+    known = SimpleNamespace(raw=raw, features=lambda raw: raw.float(), embed=lambda raw: raw)
     rng = np.random.default_rng(3)
     photos = [np.ascontiguousarray(change(draw(rng, width), rng)) for _ in range(count)]
     return lies_at_any_angle(known, [(photo, raw(photo)) for photo in photos])
@@ -136,7 +136,7 @@ def test_a_part_that_lies_at_any_angle_is_no_anomaly(tmp_path: Path) -> None:
         )
         assert detector.statistics["embedding"].spread.size > 1
         scorer = detector.scorers["embedding"]
-        maps = [detector.encoder.maps(detector.geometry.working(photo)).embedding for photo in new]
+        maps = [detector.encoder.maps(detector.geometry.working(photo))["embedding"] for photo in new]
         scores[choice] = np.mean([scorer.score(values).numpy().max() for values in maps])
     assert scores["auto"] < scores["false"]
     assert sum("the product lies at any angle:" in sentence for sentence in told) == 1

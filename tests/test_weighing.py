@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anomaly.bundle import read_bundle
-from anomaly.fitting.weighing import LEAST, faint_defects, visibility_weights
+from anomaly.fitting.weighing import LEAST, equal_weights, faint_defects, visibility_weights
 from anomaly.inspection.writer import model_facts
 from anomaly.maps import MapStatistics
 from anomaly.models.training import Silent
@@ -23,6 +23,7 @@ class Blind:
 
     input = "features"
     limited = False
+    kin = None
 
     def score(self, values: torch.Tensor) -> torch.Tensor:
         return torch.zeros(values.shape[1:])
@@ -63,7 +64,19 @@ def test_one_branch_or_one_photo_leaves_nothing_to_choose(model: Path, photos: l
         detector, scorers={"embedding": detector.scorers["embedding"]}, weights={"embedding": 1.0}
     )
     assert visibility_weights(alone, photos, Silent()) == {"embedding": 1.0}
-    assert set(visibility_weights(detector, photos[:1], Silent()).values()) == {1 / len(detector.scorers)}
+    assert visibility_weights(detector, photos[:1], Silent()) == {
+        "reconstruction": 1 / 3, "embedding": 1 / 6, "coarse": 1 / 6, "texture": 1 / 3,
+    }  # fmt: skip
+
+
+def test_two_sizes_of_one_branch_weigh_as_one(model: Path, photos: list[np.ndarray]) -> None:
+    detector = read_bundle(model).detector
+    found = visibility_weights(detector, photos, Silent())
+    assert found["embedding"] == found["coarse"]
+    alone = {name: scorer for name, scorer in detector.scorers.items() if name != "coarse"}
+    assert equal_weights(alone) == pytest.approx(dict.fromkeys(alone, 1 / 3))
+    apart = {name: scorer for name, scorer in detector.scorers.items() if name != "embedding"}
+    assert equal_weights(apart) == pytest.approx(dict.fromkeys(apart, 1 / 3))
 
 
 def test_only_defects_are_drawn_and_none_at_its_largest() -> None:

@@ -18,6 +18,7 @@ from anomaly.errors import BundleError
 from anomaly.expected import Expected
 from anomaly.export.cells import NearestInCells
 from anomaly.maps import LIMIT, LIMIT_MARGIN, MapStatistics
+from anomaly.models.encoder import halved
 from anomaly.neighbours import MemoryBank
 from anomaly.repetition import own_distances_of
 from anomaly.scorers import Input, Searching
@@ -52,16 +53,19 @@ class BranchGraph(nn.Module):
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
         images = photos.permute(0, 3, 1, 2).float()
         encoder = self.encoder
+        values = {"pixels": images / 255}
         features = encoder.backbone(images)
-        joined = encoder.channels > encoder.backbone.channels
-        if joined or "texture" in self.inputs:
+        if encoder.filtered:
             answers = encoder.filters(images)
-        features = encoder.standardised(torch.cat([features, answers], dim=1) if joined else features)
-        values = {"features": features, "pixels": images / 255}
+            if not encoder.backbone.pretrained:
+                features = torch.cat([features, answers], dim=1)
+        values["features"] = encoder.standard(features)
         if "embedding" in self.inputs:
-            values["embedding"] = encoder.projection(features)
+            values["embedding"] = encoder.projection(values["features"])
         if "texture" in self.inputs:
             values["texture"] = encoder.texture(answers)
+        if "coarse" in self.inputs:
+            values["coarse"] = encoder.coarse(encoder.coarse_standard(encoder.backbone(halved(images))))
         return tuple(part(values[name]) for name, part in zip(self.inputs, self.branches, strict=True))
 
 

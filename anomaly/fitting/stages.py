@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,16 +23,19 @@ from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.errors import CalibrationError, DataError, ImageError
 from anomaly.fitting.turning import lies_at_any_angle, turned_copies
-from anomaly.fitting.weighing import visibility_weights
+from anomaly.fitting.weighing import equal_weights, visibility_weights
 from anomaly.maps import Map, MapStatistics, standardise_held_out
 from anomaly.models.backbones import Backbone, build_backbone
 from anomaly.models.contrastive import Defective, train_backbone, train_projection
-from anomaly.models.encoder import Encoder
+from anomaly.models.encoder import Encoder, Raw, Whitening
 from anomaly.models.picture import train_picture
 from anomaly.models.training import Checkpoints, Progress, Silent
 from anomaly.policy.policy import Policy
 from anomaly.records import Sample
-from anomaly.scorers import FitContext, Scorer, Searching, build_scorers
+from anomaly.scorers import FitContext, Input, Scorer, Searching, build_scorers
+
+PATCHES = 20_000
+"""Patches of the training photos that principal directions are found from."""
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Fit:
             return Detector(*parts, weights, calibration, picture, policy)
 
         with self._timed("weighing"):
-            weights = dict.fromkeys(scorers, 1 / len(scorers))
+            weights = equal_weights(scorers)
             if config.fusion.weighting == "visibility":
                 _, alike = self._calibrated(standard, weights)
                 weights = visibility_weights(detector_with(weights, alike), held_out_photos, self.progress)
@@ -227,11 +230,13 @@ class Fit:
         wanted = defects_wanted(self.config, samples)
         return [(sample, defect) for sample in wanted if (defect := read(sample)) is not None]
 
-    def _encoder(self, photos: list[Photo], defects: list[Defective]) -> tuple[Encoder, list[Tensor]]:
-        """The trained encoder, and the raw features (C, h, w) float16 of the training photos."""
+    def _encoder(self, photos: list[Photo], defects: list[Defective]) -> tuple[Encoder, list[Raw]]:
+        """The trained encoder, and what its fixed networks make of the training photos, float16."""
         config = self.config
         backbone = self.backbone or build_backbone(config.backbone, seed=config.seed)
-        encoder = Encoder(backbone, config.contrastive.embedding_size, config.image.tile_size)
+        inputs = {scorer.input for scorer in build_scorers(config.branches).values()}
+        size = config.contrastive.embedding_size
+        encoder = Encoder(backbone, size, config.image.tile_size, inputs)
         contrastive = config.contrastive.model_copy(update={"supervised_weight": config.supervised_weight})
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
@@ -245,16 +250,15 @@ class Fit:
                     defects=defects,
                 )
         with self._timed("features"):
-            encoder.filters.start_from(photos, config.seed)
-            distributed.same(encoder.filters)
+            if encoder.filtered:
+                encoder.filters.start_from(photos, config.seed)
+                distributed.same(encoder.filters)
             features = distributed.each(
-                lambda photo: encoder.raw_features(photo).half(), photos, self._step("features", photos)
+                lambda photo: encoder.raw(photo).half(), photos, self._step("features", photos)
             )
             encoder.standardise_by(features)
         with self._timed("contrastive"):
-            patches, answers = sample_patches(encoder, features, 20_000, config.seed)
-            encoder.projection.start_from(patches, encoder.emphasis())
-            encoder.texture.start_from(answers, 1 / (answers.std(0) + 1e-6))
+            start_whitened(encoder, features, config.seed)
             self.losses["contrastive"] = train_projection(
                 encoder,
                 photos,
@@ -267,8 +271,8 @@ class Fit:
         return encoder.eval(), features
 
     def _with_copies(
-        self, encoder: Encoder, plain: list[tuple[Photo, Tensor]]
-    ) -> tuple[bool, list[tuple[Photo, Tensor]]]:
+        self, encoder: Encoder, plain: list[tuple[Photo, Raw]]
+    ) -> tuple[bool, list[tuple[Photo, Raw]]]:
         """Whether the product lies at any angle; the photos with their raw features, each followed by its
         turned copies if it does."""
         any_angle = self.config.data.any_angle
@@ -277,9 +281,7 @@ class Fit:
         if not any_angle:
             return False, plain
         made = turned_copies([photo for photo, _ in plain])
-        seen = distributed.each(
-            lambda copy: encoder.raw_features(copy[1]).half(), made, self._step("copies", made)
-        )
+        seen = distributed.each(lambda copy: encoder.raw(copy[1]).half(), made, self._step("copies", made))
         every = [*enumerate(plain)]
         every += [(index, (copy, raw)) for (index, copy), raw in zip(made, seen, strict=True)]
         return True, [one for _, one in sorted(every, key=lambda indexed: indexed[0])]
@@ -287,8 +289,8 @@ class Fit:
     def _scorers(
         self,
         encoder: Encoder,
-        plain: list[tuple[Photo, Tensor]],
-        with_copies: list[tuple[Photo, Tensor]],
+        plain: list[tuple[Photo, Raw]],
+        with_copies: list[tuple[Photo, Raw]],
     ) -> dict[str, Scorer[Any]]:
         """Every scorer, fitted on what it reads of the training photos; memory banks see copies as well."""
         context = FitContext(self.config.seed, self.checkpoints, self.progress, self.losses)
@@ -302,12 +304,12 @@ class Fit:
 
     def _held_out_maps(
         self, encoder: Encoder, scorers: dict[str, Scorer[Any]], photos: list[Photo]
-    ) -> tuple[dict[str, list[Map]], list[Tensor]]:
-        """Patch scores of each branch, and its limit, on each calibration photo; the photos' raw features,
-        float16."""
+    ) -> tuple[dict[str, list[Map]], list[Raw]]:
+        """Patch scores of each branch, and its limit, on each calibration photo; what the fixed
+        networks make of the photos, float16."""
 
-        def scored(photo: Photo) -> tuple[dict[str, Map], Tensor]:
-            raw = encoder.raw_features(photo)
+        def scored(photo: Photo) -> tuple[dict[str, Map], Raw]:
+            raw = encoder.raw(photo)
             return score_patches(scorers, encoder.maps_of(raw, photo)), raw.half()
 
         found = distributed.each(scored, photos, self._step("calibration", photos))
@@ -346,9 +348,9 @@ class TrainingMaps(Sequence[Tensor]):
     """What one scorer reads of the training photos, made when it is asked for: (C, h, w) float32 each."""
 
     encoder: Encoder
-    features: list[Tensor]
+    raws: list[Raw]
     photos: list[Photo]
-    input: str
+    input: Input
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -356,22 +358,26 @@ class TrainingMaps(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        if self.input == "pixels":
-            return torch.from_numpy(self.photos[index]).permute(2, 0, 1).float() / 255
-        features, answers = self.encoder.parts(self.features[index])
-        if self.input == "texture":
-            return self.encoder.texture_of(answers)
-        return features if self.input == "features" else self.encoder.embed(features)
+        return self.encoder.map_of(self.input, self.raws[index], self.photos[index])
 
 
-def sample_patches(encoder: Encoder, features: list[Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The two `parts` of about `count` pooled patches (N, C), spread evenly over the photos."""
-    generator = torch.Generator().manual_seed(seed)
-    share = -(-count // len(features))
-    drawn = []
-    for raw in features:
-        flat = [encoder.projection.pool(part[None])[0].flatten(1).T for part in encoder.parts(raw)]
-        some = torch.randperm(len(flat[0]), generator=generator)[:share]
-        drawn.append([part[some] for part in flat])
-    patches, answers = (torch.cat(part) for part in zip(*drawn, strict=True))
-    return patches, answers
+def start_whitened(encoder: Encoder, raws: list[Raw], seed: int) -> None:
+    """Whiten what `encoder` gives by the principal directions of patches of the training photos."""
+
+    def pooled(maps: Iterable[Tensor]) -> Tensor:
+        """About PATCHES pooled patches (N, C), spread evenly over the photos."""
+        generator = torch.Generator().manual_seed(seed)
+        share = -(-PATCHES // len(raws))
+        drawn = []
+        for values in maps:
+            flat = Whitening.pool(values[None])[0].flatten(1).T
+            drawn.append(flat[torch.randperm(len(flat), generator=generator)[:share]])
+        return torch.cat(drawn)
+
+    encoder.projection.start_from(pooled(encoder.features(raw) for raw in raws), encoder.emphasis())
+    if "texture" in encoder.inputs:
+        answers = pooled(raw.answers.float() for raw in raws if raw.answers is not None)
+        encoder.texture.start_from(answers, 1 / (answers.std(0) + 1e-6))
+    if "coarse" in encoder.inputs:
+        coarse = pooled(encoder.coarse_standard(raw.coarse) for raw in raws if raw.coarse is not None)
+        encoder.coarse.start_from(coarse, encoder.backbone.emphasis())

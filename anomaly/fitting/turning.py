@@ -11,12 +11,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from anomaly import distributed
 from anomaly.detector import Photo
 from anomaly.maps import top_mean
-from anomaly.models.encoder import Encoder
+from anomaly.models.encoder import Encoder, Raw
 from anomaly.models.training import Progress, Silent
 from anomaly.neighbours import Floats, MemoryBank
 
@@ -40,7 +39,7 @@ ROUNDS = 8
 
 
 def lies_at_any_angle(
-    encoder: Encoder, known: Sequence[tuple[Photo, Tensor]], progress: Progress | None = None
+    encoder: Encoder, known: Sequence[tuple[Photo, Raw]], progress: Progress | None = None
 ) -> bool:
     """Whether turned copies of working photos, `known` with their raw features (C, h, w), are good photos.
 
@@ -64,7 +63,7 @@ def lies_at_any_angle(
     askew = [turned(known[i][0], ASKEW * (-1) ** turn) for turn, i in enumerate(answering)]
     shown = progress or Silent()
     seen = distributed.each(
-        lambda copy: _patches(encoder, encoder.raw_features(copy)),
+        lambda copy: _patches(encoder, encoder.raw(copy)),
         [*far, *askew],
         lambda done: shown.step("angles", done, 2 * third),
     )
@@ -104,9 +103,9 @@ def turned(photo: Photo, angle: float) -> Photo:
     return np.asarray(cv2.warpAffine(photo, turn, (width, height), borderMode=cv2.BORDER_REFLECT), np.uint8)
 
 
-def _patches(encoder: Encoder, raw: Tensor) -> Floats:
-    """(C, h, w) raw features -> embeddings (h * w, D)."""
-    values: Floats = encoder.embed(encoder.parts(raw)[0]).flatten(1).T.numpy()
+def _patches(encoder: Encoder, raw: Raw) -> Floats:
+    """The embeddings (h * w, D)."""
+    values: Floats = encoder.embed(encoder.features(raw)).flatten(1).T.numpy()
     return values
 
 

@@ -1,8 +1,10 @@
-"""Photo -> maps of patches: the features of the backbone, their embedding, and texture."""
+"""Photo -> maps of patches: the features of the backbone, their embedding, coarse ones, and texture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from anomaly.models.backbones import Backbone
 from anomaly.models.filters import PrincipalFilters, principal_directions
-from anomaly.scorers import PatchMaps
+from anomaly.scorers import Input, PatchMaps
 
 Photo = NDArray[np.uint8]
 
@@ -20,8 +22,58 @@ WHITENING = 0.375
 """The power of its variance that a direction is divided by: 0 leaves it as it is, 0.5 whitens."""
 WHITENING_FLOOR = 0.01
 """Added to variances before whitening, as a share of the mean variance of the features."""
+COARSE_SIZE = 256
+"""Directions of the coarse features that are kept."""
 MARGIN = 64
 """Pixels of context that a tile sees beyond the part of it that is kept."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What the networks that are not trained further make of one photo, (C, h, w) each."""
+
+    features: Tensor
+    """The backbone's."""
+    answers: Tensor | None
+    """Those of the principal filters on the same grid, where they are read."""
+    coarse: Tensor | None
+    """The backbone's of the photo at half its size, on a grid half as fine, where they are read."""
+
+    def half(self) -> Raw:
+        """The same in float16."""
+        return Raw(
+            self.features.half(),
+            None if self.answers is None else self.answers.half(),
+            None if self.coarse is None else self.coarse.half(),
+        )
+
+
+class Channels(nn.Module):
+    """(..., C, h, w) -> mean 0 and spread 1 in each channel over the training photos."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("spread", torch.ones(channels, 1, 1))
+
+    def learn(self, maps: Iterable[Tensor]) -> None:
+        """Take mean and spread from `maps` (C, h, w) of training photos."""
+        count, first, second = 0, torch.zeros(()), torch.zeros(())
+        for values in maps:
+            flat = values.flatten(1).double()
+            count += flat.shape[1]
+            first = first + flat.sum(1)
+            second = second + flat.square().sum(1)
+        mean = first / count
+        variance = (second / count - mean.square()).clamp_min(0)
+        self.mean.copy_(mean.float()[:, None, None])
+        self.spread.copy_((variance.sqrt().float() + 1e-3)[:, None, None])
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values.float() - self.mean) / self.spread
 
 
 class Whitening(nn.Module):
@@ -102,52 +154,50 @@ def _signs(directions: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """Backbone, filters and projections of one model, with the channel statistics of its training photos.
 
-    `raw` features are the backbone's channels and, behind them, the answers of the filters. Of a pretrained
-    backbone the first are the features; one that learnt from nothing counts the answers among them.
+    Of a pretrained backbone its channels are the features; one that learnt from nothing counts the answers of
+    the filters among them. `inputs` names what is read of it: nothing else is computed.
     """
 
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, backbone: Backbone, embedding_size: int, tile_size: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        embedding_size: int,
+        tile_size: int,
+        inputs: Collection[Input] = get_args(Input),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.inputs = [name for name in get_args(Input) if name in inputs]
+        self.filtered = not backbone.pretrained or "texture" in inputs
         self.filters = PrincipalFilters().requires_grad_(False)
         self.channels = backbone.channels + (0 if backbone.pretrained else self.filters.channels)
+        self.standard = Channels(self.channels)
         self.projection = Projection(self.channels, embedding_size)
+        self.coarse_standard = Channels(backbone.channels)
+        self.coarse = Whitening(backbone.channels, COARSE_SIZE).requires_grad_(False)
         self.texture = Whitening(self.filters.channels, self.filters.channels).requires_grad_(False)
         self.tile_size = tile_size
-        self.register_buffer("mean", torch.zeros(self.channels, 1, 1))
-        self.register_buffer("spread", torch.ones(self.channels, 1, 1))
 
-    def standardise_by(self, raw: Iterable[Tensor]) -> None:
-        """Take mean and spread of the features' channels from `raw` features of training photos."""
-        count, first, second = 0, torch.zeros(()), torch.zeros(())
-        for values in raw:
-            flat = values[: self.channels].flatten(1).double()
-            count += flat.shape[1]
-            first = first + flat.sum(1)
-            second = second + flat.square().sum(1)
-        mean = first / count
-        variance = (second / count - mean.square()).clamp_min(0)
-        self.mean.copy_(mean.float()[:, None, None])
-        self.spread.copy_((variance.sqrt().float() + 1e-3)[:, None, None])
+    def standardise_by(self, raws: Sequence[Raw]) -> None:
+        """Take mean and spread of all channels from what training photos gave."""
+        self.standard.learn(self._joined(raw) for raw in raws)
+        if "coarse" in self.inputs:
+            self.coarse_standard.learn(raw.coarse for raw in raws if raw.coarse is not None)
 
-    def raw_features(self, photo: Photo) -> Tensor:
-        """(H, W, 3) uint8, sides multiples of 32, -> (C, H / 16, W / 16) raw features."""
+    def raw(self, photo: Photo) -> Raw:
+        """What the fixed networks make of (H, W, 3) uint8, sides multiples of 32; patches of 16 px."""
         images = as_tensor(photo)
         with torch.inference_mode():
-            whole = max(images.shape[2:]) <= self.tile_size
-            features = self._raw(images) if whole else self._tiled(images)
-        return features[0]
+            backbone = self.backbone.judging()
+            features = self._seen(backbone, images)
+            answers = self._seen(self.filters, images) if self.filtered else None
+            coarse = self._seen(backbone, halved(images)) if "coarse" in self.inputs else None
+        return Raw(features, answers, coarse)
 
-    def standardised(self, features: Tensor) -> Tensor:
-        """(..., C, h, w) features -> mean 0 and spread 1 in each channel over the training photos."""
-        return (features.float() - self.mean) / self.spread
-
-    def parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """(C, h, w) raw features -> the features, standardised, and the answers of the filters."""
-        return self.standardised(raw[: self.channels]), raw[self.backbone.channels :].float()
+    def features(self, raw: Raw) -> Tensor:
+        """The standardised features (C, h, w)."""
+        out: Tensor = self.standard(self._joined(raw))
+        return out
 
     def emphasis(self) -> Tensor:
         """How much each standardised channel counts where principal directions are sought, (channels,)."""
@@ -166,39 +216,61 @@ class Encoder(nn.Module):
         with torch.inference_mode():
             return self.projection(features[None])[0]  # type: ignore[no-any-return]
 
-    def texture_of(self, answers: Tensor) -> Tensor:
-        """(C, h, w) answers of the filters -> (D, h, w) texture."""
-        with torch.inference_mode():
-            return self.texture(answers[None])[0]  # type: ignore[no-any-return]
-
     def maps(self, photo: Photo) -> PatchMaps:
-        """Everything that scorers read of one working photo (H, W, 3) uint8."""
-        return self.maps_of(self.raw_features(photo), photo)
+        """Everything that is read of one working photo (H, W, 3) uint8."""
+        return self.maps_of(self.raw(photo), photo)
 
-    def maps_of(self, raw: Tensor, photo: Photo) -> PatchMaps:
-        """The same, where the photo's `raw` features are there already."""
-        features, answers = self.parts(raw)
-        return PatchMaps(features, self.embed(features), self.texture_of(answers), as_tensor(photo)[0] / 255)
+    def maps_of(self, raw: Raw, photo: Photo) -> PatchMaps:
+        """The same, where what the fixed networks make of the photo is there already."""
+        return {name: self.map_of(name, raw, photo) for name in self.inputs}
 
-    def _raw(self, images: Tensor) -> Tensor:
-        return torch.cat([self.backbone.judging()(images), self.filters(images)], dim=1)
+    def map_of(self, name: Input, raw: Raw, photo: Photo) -> Tensor:
+        """One of the maps, (C, h, w); the encoder must have been built to give it."""
+        if name == "pixels":
+            return as_tensor(photo)[0] / 255
+        if name in ("features", "embedding"):
+            features = self.features(raw)
+            return features if name == "features" else self.embed(features)
+        with torch.inference_mode():
+            if name == "coarse":
+                assert raw.coarse is not None
+                return self.coarse(self.coarse_standard(raw.coarse)[None])[0]  # type: ignore[no-any-return]
+            assert raw.answers is not None
+            return self.texture(raw.answers.float()[None])[0]  # type: ignore[no-any-return]
 
-    def _tiled(self, images: Tensor) -> Tensor:
-        """Features of (1, 3, H, W) from overlapping tiles, of which only the middles are kept."""
-        stride, core = self.backbone.stride, self.tile_size - 2 * MARGIN
+    def _joined(self, raw: Raw) -> Tensor:
+        """The channels that count as features, float32."""
+        if self.backbone.pretrained:
+            return raw.features.float()
+        assert raw.answers is not None
+        return torch.cat([raw.features.float(), raw.answers.float()])
+
+    def _seen(self, network: nn.Module, images: Tensor) -> Tensor:
+        """What `network` makes of (1, 3, H, W), (C, H / 16, W / 16); of large photos from overlapping tiles,
+        of which only the middles are kept."""
         height, width = images.shape[2:]
-        channels = self.backbone.channels + self.filters.channels
-        out = images.new_empty((1, channels, height // stride, width // stride))
+        if max(height, width) <= self.tile_size:
+            return network(images)[0]  # type: ignore[no-any-return]
+        stride, core = self.backbone.stride, self.tile_size - 2 * MARGIN
+        bands = []
         for top in range(0, height, core):
+            band = []
             for left in range(0, width, core):
                 bottom, right = min(top + core, height), min(left + core, width)
                 y, x = max(top - MARGIN, 0), max(left - MARGIN, 0)
                 tile = images[:, :, y : min(bottom + MARGIN, height), x : min(right + MARGIN, width)]
                 rows = slice((top - y) // stride, (bottom - y) // stride)
                 cols = slice((left - x) // stride, (right - x) // stride)
-                part = self._raw(tile)[:, :, rows, cols]
-                out[:, :, top // stride : bottom // stride, left // stride : right // stride] = part
-        return out
+                band.append(network(tile)[0, :, rows, cols])
+            bands.append(torch.cat(band, dim=2))
+        return torch.cat(bands, dim=1)
+
+
+def halved(images: Tensor) -> Tensor:
+    """(B, 3, H, W), sides multiples of 32 -> at half their size, sides rounded up to such multiples."""
+    rows, columns = ((side + 63) // 64 * 32 for side in images.shape[2:])
+    smaller = F.avg_pool2d(images, 2)
+    return F.interpolate(smaller, (rows, columns), mode="bilinear", align_corners=False)
 
 
 def as_tensor(photo: Photo) -> Tensor:

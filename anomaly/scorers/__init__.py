@@ -10,7 +10,7 @@ memory bank for an exported model, does without.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -24,24 +24,17 @@ if TYPE_CHECKING:
 
     from anomaly.models.training import Checkpoints, Progress
 
-Input = Literal["features", "embedding", "texture", "pixels"]
+Input = Literal["features", "embedding", "coarse", "texture", "pixels"]
+PatchMaps = Mapping[Input, "Tensor"]
+"""What the encoder makes of one photo for those who read it, each (C, h, w) float32.
+
+`features` are the backbone's, standardised by channel, `embedding` is the contrastive encoder's, `texture`
+the whitened answers of the principal filters, all on one grid of patches; `coarse` are the whitened features
+of the photo at half its size, on a grid half as fine; `pixels` (3, H, W) in [0, 1] is the working photo
+itself, for scorers that reconstruct it.
+"""
 State = dict[str, "Tensor"]
 Options = TypeVar("Options", bound=Section)
-
-
-@dataclass(frozen=True)
-class PatchMaps:
-    """What the encoder makes of one photo, each (C, h, w) float32 on the same grid of patches.
-
-    `features` are the backbone's, standardised by channel, `embedding` is the contrastive encoder's,
-    `texture` the whitened answers of the principal filters, and `pixels` (3, H, W) in [0, 1] is the working
-    photo itself, for scorers that reconstruct it.
-    """
-
-    features: Tensor
-    embedding: Tensor
-    texture: Tensor
-    pixels: Tensor
 
 
 def _keep_nothing() -> Checkpoints:
@@ -95,6 +88,11 @@ class Scorer(ABC, Generic[Options]):
     @abstractmethod
     def score(self, values: Tensor) -> Tensor:
         """(C, h, w) -> (h, w) float32 patch scores."""
+
+    @property
+    def kin(self) -> str | None:
+        """The branch that asks the same of the photo at another size, if any: the two weigh as one."""
+        return None
 
     @property
     def limited(self) -> bool:

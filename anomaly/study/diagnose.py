@@ -104,7 +104,7 @@ def diagnose(detector: Detector, task: Task, snapshots: Snapshots) -> dict[str, 
     photos = [detector.read(sample.path) for sample in task.held_out]
     strength = task.cell.dials.augmentation_strength
     first = [_whole(detector, photo) for photo in photos]
-    patches = torch.cat([detector.encoder.maps(photo).embedding.flatten(1).T for photo in photos])
+    patches = torch.cat([_embedding(detector, photo).flatten(1).T for photo in photos])
     some = patches[:: max(1, len(patches) // PATCHES)].double().numpy()
     even, rank = uniformity(first), effective_rank(some)
     out = {
@@ -155,9 +155,14 @@ def _told(value: float, reading: str) -> dict[str, Any]:
     return {"value": value, "reading": reading}
 
 
+def _embedding(detector: Detector, photo: Photo) -> Tensor:
+    """(D, h, w) of a working photo."""
+    return detector.encoder.map_of("embedding", detector.encoder.raw(photo), photo)
+
+
 def _whole(detector: Detector, photo: Photo) -> Floats:
     """(D,) mean embedding of a photo's patches."""
-    mean: Floats = detector.encoder.maps(photo).embedding.flatten(1).mean(1).double().numpy()
+    mean: Floats = _embedding(detector, photo).flatten(1).mean(1).double().numpy()
     return mean
 
 
@@ -174,8 +179,8 @@ def _collapse(detector: Detector, task: Task, snapshots: Snapshots) -> tuple[dic
     if len(set(groups)) < 2 or max(groups.count(group) for group in groups) < 2 or not snapshots.taken:
         return None
     encoder = detector.encoder
-    raw = (encoder.raw_features(detector.read(sample.path)) for sample in known)
-    pooled = [encoder.projection.pool(encoder.parts(one)[0][None]) for one in raw]
+    raw = (encoder.raw(detector.read(sample.path)) for sample in known)
+    pooled = [encoder.projection.pool(encoder.features(one)[None]) for one in raw]
     final = {name: value.clone() for name, value in encoder.projection.state_dict().items()}
     steps = sorted(snapshots.taken)
     wanted = sorted({steps[i] for i in np.linspace(0, len(steps) - 1, TIMES).round().astype(int)})
@@ -198,7 +203,7 @@ def _shares(detector: Detector, photos: Sequence[Photo]) -> tuple[float, float] 
         return None
     features, residuals = [], []
     for photo in photos:
-        maps = detector.encoder.maps(photo).features
+        maps = detector.encoder.features(detector.encoder.raw(photo))
         with torch.inference_mode():
             rebuilt = scorer.network(maps[None])[0]
         features.append(maps.flatten(1).T)

@@ -35,7 +35,7 @@ def bank_seconds(bundle: Bundle, data: Path) -> float:
     detector = bundle.detector
     start = time.monotonic()
     maps = [
-        detector.encoder.maps(detector.geometry.working(detector.read(sample.path))).embedding
+        detector.encoder.maps(detector.geometry.working(detector.read(sample.path)))["embedding"]
         for sample in read_samples(data)
         if sample.split == "train" and sample.label == "normal"
     ]

@@ -45,7 +45,13 @@ def work_of(detector: Detector, photo: np.ndarray) -> tuple[float, float]:
         flops += 2.0 * output[0].numel() * module.weight[0].numel()  # type: ignore[index, union-attr]
 
     encoder = detector.encoder
-    networks = [encoder.backbone.judging(), encoder.filters, encoder.projection, encoder.texture]
+    networks = [
+        encoder.backbone.judging(),
+        encoder.filters,
+        encoder.projection,
+        encoder.texture,
+        encoder.coarse,
+    ]
     networks += [getattr(scorer, "network", None) for scorer in detector.scorers.values()]
     layers = [m for network in networks if network for m in network.modules() if isinstance(m, nn.Conv2d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]

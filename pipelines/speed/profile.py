@@ -15,7 +15,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import use_threads
 from anomaly.export.runtimes import load_graph
 from anomaly.inspection.inputs import expand
-from anomaly.models.encoder import as_tensor
+from anomaly.models.encoder import as_tensor, halved
 from anomaly.render import overlay, png_bytes
 
 PHOTOS = 8
@@ -49,16 +49,16 @@ def _stages(bundle: Bundle, folder: Path, runtime: str) -> dict[str, float]:
             working = timed("resize", lambda photo=photo: detector.geometry.working(photo))
             images = as_tensor(working)
             timed("backbone", lambda images=images: encoder.backbone.judging()(images))
-            timed("filters", lambda images=images: encoder.filters(images))
-            raw = encoder.raw_features(working)
-            features, answers = timed("standardise", lambda raw=raw: encoder.parts(raw))
-            timed("embedding", lambda features=features: encoder.embed(features))
-            timed("texture", lambda answers=answers: encoder.texture_of(answers))
+            if "coarse" in encoder.inputs:
+                timed("backbone at half size", lambda x=images: encoder.backbone.judging()(halved(x)))
+            if encoder.filtered:
+                timed("filters", lambda images=images: encoder.filters(images))
+            raw = encoder.raw(working)
+            for name in encoder.inputs:
+                timed(name, lambda name=name, raw=raw, photo=working: encoder.map_of(name, raw, photo))
             maps = encoder.maps_of(raw, working)
             found = {
-                name: timed(
-                    f"scorer {name}", lambda s=scorer, maps=maps: s.score(getattr(maps, s.input)).numpy()
-                )
+                name: timed(f"scorer {name}", lambda s=scorer, maps=maps: s.score(maps[s.input]).numpy())
                 for name, scorer in detector.scorers.items()
             }
             scores = timed("fusion", lambda found=found: detector.combine(found))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from anomaly.report.charts import Line, line_chart
 from anomaly.report.filed import FiledReport, Section, Table, claim_folder, file_report
+from anomaly.scorers import Input
 
 Rows = list[list[Any]]
 
@@ -59,7 +60,7 @@ def _rows(found: list[dict[str, Any]], keys: str) -> Rows:
 
 def _counts(stage: str, one: dict[str, Any]) -> bool:
     """Whether a stage is part of judging a photo in the runtime of `one`: its graph does what torch does."""
-    in_graph = ("backbone", "filters", "standardise", "embedding", "texture", "scorer reconstruction")
+    in_graph = ("backbone", "backbone at half size", "filters", *get_args(Input), "scorer reconstruction")
     aside = ("overlay", "overlay to PNG", "map to TIFF")
     return stage not in aside and (one["runtime"] == "torch" or stage not in in_graph)
 
