@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from anomaly.errors import ConfigError, nearest
 
@@ -116,7 +124,8 @@ class RunConfig(Section):
 
     @property
     def branches(self) -> dict[str, Any]:
-        """`scorers`, with what `own_photo: auto` means for this backbone."""
+        """`scorers`, as this backbone has them: one that learns from nothing has no coarse branch, for it has
+        learnt nothing of smaller photos, and `own_photo: auto` means no for it."""
         if self.backbone != "none":
             return self.scorers
         return {
@@ -124,7 +133,16 @@ class RunConfig(Section):
             if getattr(options, "own_photo", None) == "auto"
             else options
             for name, options in self.scorers.items()
+            if name != "coarse"
         }
+
+    @model_validator(mode="after")
+    def _some_branch(self) -> RunConfig:
+        if not self.branches:
+            raise ConfigError(
+                "the coarse branch needs a pretrained backbone: leave another branch on as well"
+            )
+        return self
 
     @field_validator("scorers")
     @classmethod

@@ -24,7 +24,7 @@ from anomaly.detector import Detector
 from anomaly.expected import Expected
 from anomaly.maps import LIMIT, MapStatistics
 from anomaly.models.backbones import build_backbone
-from anomaly.models.encoder import COARSE_SIZE, Encoder
+from anomaly.models.encoder import Encoder
 from anomaly.neighbours import MemoryBank
 from anomaly.policy.policy import Policy
 from anomaly.scorers import build_scorers
@@ -43,7 +43,7 @@ def small_model(folder: Path) -> None:
     scorers = build_scorers(config.branches)
     scorers["reconstruction"]._build(encoder.channels)
     scorers["reconstruction"].expected = nothing_expected(encoder.channels)
-    for name, width in (("embedding", 8), ("coarse", COARSE_SIZE), ("texture", encoder.filters.channels)):
+    for name, width in (("embedding", 8), ("texture", encoder.filters.channels)):
         patches = rng.normal(size=(50, width)).astype(np.float32)
         scorers[name].bank = MemoryBank(patches, np.empty((0, width), np.float32))
         scorers[name].expected = nothing_expected(width)

@@ -88,3 +88,16 @@ def test_unreadable_file_and_no_scorer(tmp_path: Path) -> None:
         RunConfig.load(tmp_path / "list.yaml")
     with pytest.raises(ConfigError, match="every scorer is switched off"):
         RunConfig.load(None, [f"scorers.{name}=null" for name in DEFAULT_SCORERS])
+    others = [f"scorers.{name}=null" for name in DEFAULT_SCORERS if name != "coarse"]
+    with pytest.raises(ConfigError, match="the coarse branch needs a pretrained backbone"):
+        RunConfig.load(None, ["backbone=none", *others])
+    assert list(RunConfig.load(None, others).branches) == ["coarse"]
+
+
+def test_a_backbone_that_learns_from_nothing_has_no_coarse_branch() -> None:
+    assert list(RunConfig.load(None, ["backbone=none"]).branches) == [
+        "reconstruction",
+        "embedding",
+        "texture",
+    ]
+    assert "coarse" in RunConfig.load().branches

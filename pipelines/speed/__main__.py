@@ -27,6 +27,7 @@ from anomaly.errors import AnomalyError
 from pipelines.benchmark import data_folder
 from pipelines.speed import QUICK, bank, beside, limits, profile, rates, tables
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = "96:none"
 """The model whose memory and time are measured over many photos: those depend on the stream, not on it."""
 
@@ -36,7 +37,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--set", default="bracket", dest="data")
-    parser.add_argument("--models", default="256:auto,auto:auto,256:none", help="SIZE:BACKBONE, ...")
+    parser.add_argument(
+        "--models",
+        default="256:auto,256:auto:fast,auto:auto,256:none",
+        help="SIZE:BACKBONE[:FILE], ...; FILE is one of configs/, without its suffix",
+    )
     parser.add_argument("--runtimes", default="torch,onnxruntime,openvino,openvino-bfloat16,onnxruntime-int8")
     parser.add_argument("--photos", type=int, default=100, help="photos for each rate")
     parser.add_argument("--many", default="500,20000", help="numbers of photos; empty: not measured")
@@ -89,14 +94,17 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def fitted(name: str, data: Path, scratch: Path) -> Bundle:
-    """A model SIZE:BACKBONE with few training steps."""
+    """A model SIZE:BACKBONE[:FILE] with few training steps."""
     from anomaly.config import RunConfig
     from anomaly.fitting.run import fit
 
     say(f"fitting {name}")
-    size, _, backbone = name.partition(":")
-    settings = [*QUICK, f"image.image_size={size}", f"backbone={backbone}"]
-    return fit(data, scratch / name.replace(":", "_"), RunConfig.load(None, settings)).bundle
+    size, backbone, *files = name.split(":")
+    path = CONFIGS / f"{files[0]}.yaml" if files else None
+    branches = RunConfig.load(path).scorers
+    quick = [one for one in QUICK if not one.startswith("scorers.") or one.split(".")[1] in branches]
+    settings = [*quick, f"image.image_size={size}", f"backbone={backbone}"]
+    return fit(data, scratch / name.replace(":", "_"), RunConfig.load(path, settings)).bundle
 
 
 def exported(bundle: Bundle, runtime: str) -> bool:
