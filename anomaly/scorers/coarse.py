@@ -1,7 +1,8 @@
 """Distance of each patch of the photo at half its size to the nearest such patch of any normal photo.
 
 The memory bank of `embedding`, over what the backbone makes of a smaller photo: it sees twice as far, so
-large defects and parts in the wrong place are plainer, and fine grain is gone.
+large defects and parts in the wrong place are plainer, and fine grain is gone. It needs a pretrained
+backbone: one that learns from nothing learns from photos of one size.
 """
 
 from __future__ import annotations
