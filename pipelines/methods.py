@@ -26,6 +26,7 @@ class Method:
     settings: tuple[str, ...]
 
 
+COARSE = "coarse"
 NONE_OF_THE_DEFAULT = tuple(f"scorers.{name}=null" for name in DEFAULT_SCORERS)
 
 
@@ -88,6 +89,7 @@ METHODS = (
         "Roth et al. 2022 (PatchCore)",
         (*only("embedding"), "contrastive.steps=1", "contrastive.learning_rate=1e-12"),
     ),
+    Method("frozen features at half size, memory bank", "Roth et al. 2022 (PatchCore)", only(COARSE)),
     Method("principal filters, memory bank", "Chan et al. 2015 (PCANet)", only("texture")),
     Method("Gaussian", "Rippel et al. 2020", (*NONE_OF_THE_DEFAULT, "scorers.gaussian={}")),
     Method(
@@ -100,7 +102,7 @@ METHODS = (
         "Balestriero and LeCun 2024",
         (*NONE_OF_THE_DEFAULT, "scorers.pca={subspace: top}"),
     ),
-    Method("default: three branches, mixed", "this toolkit", ()),
+    Method("default: all branches, mixed", "this toolkit", ()),
 )
 
 
@@ -121,6 +123,9 @@ def main() -> None:
             say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
             del folders[name]
         for method in METHODS:
+            if options.backbone == "none" and method.settings == only(COARSE):
+                say(f"{method.name}: left out, it needs a pretrained backbone")
+                continue
             settings = ["picture_steps=0", *method.settings, *options.overrides]
             found = {}
             for name, folder in folders.items():
