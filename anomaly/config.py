@@ -136,6 +136,12 @@ class RunConfig(Section):
             if name != "coarse"
         }
 
+    def at_any_angle(self) -> RunConfig:
+        """This configuration for a product that lies at any angle: without the coarse branch, unless it is
+        the only one. Twice the surroundings of a patch, at its angle in the lamp's light, are seldom seen."""
+        scorers = {name: options for name, options in self.scorers.items() if name != "coarse"}
+        return self.model_copy(update={"scorers": scorers}) if scorers else self
+
     @model_validator(mode="after")
     def _some_branch(self) -> RunConfig:
         if not self.branches:

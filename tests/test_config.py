@@ -101,3 +101,11 @@ def test_a_backbone_that_learns_from_nothing_has_no_coarse_branch() -> None:
         "texture",
     ]
     assert "coarse" in RunConfig.load().branches
+
+
+def test_a_product_at_any_angle_has_no_coarse_branch_unless_it_is_the_only_one() -> None:
+    config = RunConfig.load().at_any_angle()
+    assert list(config.branches) == ["reconstruction", "embedding", "texture"]
+    assert RunConfig.parse(config.model_dump(mode="json")) == config, "a model's configuration says so"
+    alone = RunConfig.load(None, [f"scorers.{name}=null" for name in DEFAULT_SCORERS if name != "coarse"])
+    assert alone.at_any_angle() == alone

@@ -135,6 +135,7 @@ def test_a_part_that_lies_at_any_angle_is_no_anomaly(tmp_path: Path) -> None:
             ("yes", False) if choice == "auto" else ("no", True)
         )
         assert detector.statistics["embedding"].spread.size > 1
+        assert ("coarse" in detector.scorers) == (choice == "false")
         scorer = detector.scorers["embedding"]
         maps = [detector.encoder.maps(detector.geometry.working(photo))["embedding"] for photo in new]
         scores[choice] = np.mean([scorer.score(values).numpy().max() for values in maps])

@@ -95,6 +95,8 @@ class Fit:
         del features
         with self._timed("angles"):
             any_angle, with_copies = self._with_copies(encoder, plain)
+            if any_angle:
+                self.config = config = config.at_any_angle()
         scorers = self._scorers(encoder, plain, with_copies)
         del plain, with_copies
         with self._timed("picture"):
@@ -280,6 +282,8 @@ class Fit:
             any_angle = lies_at_any_angle(encoder, plain, self.progress)
         if not any_angle:
             return False, plain
+        if "coarse" not in self.config.at_any_angle().branches:
+            encoder.leave_out("coarse")
         made = turned_copies([photo for photo, _ in plain])
         seen = distributed.each(lambda copy: encoder.raw(copy[1]).half(), made, self._step("copies", made))
         every = [*enumerate(plain)]

@@ -178,6 +178,10 @@ class Encoder(nn.Module):
         self.texture = Whitening(self.filters.channels, self.filters.channels).requires_grad_(False)
         self.tile_size = tile_size
 
+    def leave_out(self, name: Input) -> None:
+        """Give this map no longer."""
+        self.inputs = [kept for kept in self.inputs if kept != name]
+
     def standardise_by(self, raws: Sequence[Raw]) -> None:
         """Take mean and spread of all channels from what training photos gave."""
         self.standard.learn(self._joined(raw) for raw in raws)

@@ -59,8 +59,10 @@ class Cell:
 
     def config(self, base: RunConfig) -> RunConfig:
         """`base` with these dials and this seed, and short training; turned copies are left out, and
-        branches count alike, since finding their weights takes as long as the rest of a cell. Of a product
-        that is known to lie at any angle, maps are standardised as its fit will."""
+        branches count alike, since finding their weights takes as long as the rest of a cell. A product that
+        is known to lie at any angle has the branches of its fit, and maps standardised as there."""
+        any_angle = base.data.any_angle is True
+        base = base.at_any_angle() if any_angle else base
         scorers = {
             name: options.model_copy(update={"steps": min(options.steps, STEPS)})
             if hasattr(options, "steps")
@@ -73,7 +75,7 @@ class Cell:
             "backbone_steps": min(contrastive.backbone_steps, BACKBONE_STEPS),
         }
         fusion = {"weighting": "equal"}
-        if base.data.any_angle is True and base.fusion.standardise_by == "auto":
+        if any_angle and base.fusion.standardise_by == "auto":
             fusion["standardise_by"] = "radius"
         return base.model_copy(
             update={
