@@ -107,7 +107,7 @@ def test_cells_of_a_product_at_any_angle_standardise_as_its_fit(settings: list[s
     short = Cell(Dials(0.2, 16, 0.5), 3).config(RunConfig.load(None, settings))
     assert short.fusion.standardise_by == by
     assert short.data.any_angle is False
-    assert "coarse" not in short.branches
+    assert ("coarse" in short.branches) == (by == "auto")
 
 
 class Counting(Backbone):
