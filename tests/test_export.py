@@ -209,6 +209,7 @@ def test_photos_of_many_framings_are_brought_to_their_size_once(own: Path) -> No
     assert verify(replace(bundle, detector=detector), [BranchScorer(detector, graph)], "x").trouble is None
 
 
+@pytest.mark.slow
 def test_a_lower_precision_is_left_alone_until_its_loss_is_measured(
     own: Path, product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

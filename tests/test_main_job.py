@@ -77,6 +77,7 @@ def test_calibration_photos_were_not_trained_on(model: Path) -> None:
     assert data["n_train"] + data["n_calibration"] == len(data["sha256"]) == 45
 
 
+@pytest.mark.slow
 def test_a_few_real_defects_supervise_the_encoder_and_are_no_test_photos(
     product: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -120,7 +121,14 @@ def test_the_same_seed_gives_the_same_model(product: Path, model: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "stage", [("contrastive", 3), ("reconstruction", 11), ("picture", 2), ("calibration", 4)]
+    "stage",
+    [
+        pytest.param(("contrastive", 3), marks=pytest.mark.slow),
+        ("reconstruction", 11),
+        pytest.param(("picture", 2), marks=pytest.mark.slow),
+        ("calibration", 4),
+    ],
+    ids=str,
 )
 def test_an_interrupted_fit_resumes_to_the_same_model(
     product: Path, model: Path, tmp_path: Path, stage: tuple[str, int]
