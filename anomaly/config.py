@@ -124,8 +124,10 @@ class RunConfig(Section):
 
     @property
     def branches(self) -> dict[str, Any]:
-        """`scorers`, as this backbone has them: one that learns from nothing has no coarse branch, for it has
-        learnt nothing of smaller photos, and `own_photo: auto` means no for it."""
+        """`scorers`, as this backbone has them: one that learns from nothing has those that serve it, and
+        `own_photo: auto` means no for it."""
+        from anomaly.scorers import SCORERS
+
         if self.backbone != "none":
             return self.scorers
         return {
@@ -133,20 +135,23 @@ class RunConfig(Section):
             if getattr(options, "own_photo", None) == "auto"
             else options
             for name, options in self.scorers.items()
-            if name != "coarse"
+            if SCORERS.get(name).from_nothing
         }
 
     def at_any_angle(self) -> RunConfig:
-        """This configuration for a product that lies at any angle: without the coarse branch, unless it is
-        the only one. Twice the surroundings of a patch, at its angle in the lamp's light, are seldom seen."""
-        scorers = {name: options for name, options in self.scorers.items() if name != "coarse"}
+        """This configuration for a product that lies at any angle: with the branches that serve it, or as it
+        is where there are none."""
+        from anomaly.scorers import SCORERS
+
+        scorers = {name: options for name, options in self.scorers.items() if SCORERS.get(name).at_any_angle}
         return self.model_copy(update={"scorers": scorers}) if scorers else self
 
     @model_validator(mode="after")
     def _some_branch(self) -> RunConfig:
         if not self.branches:
             raise ConfigError(
-                "the coarse branch needs a pretrained backbone: leave another branch on as well"
+                f"the {' and '.join(self.scorers)} branch needs a pretrained backbone: "
+                "leave another branch on as well"
             )
         return self
 

@@ -1,6 +1,6 @@
 """When turned copies of good photos are learnt from, and how many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ def found(change: Change, count: int = 44, width: int = SIDE) -> bool:
     """Whether photos that are changed so are found to show their product at any angle; patches are their own
     pixels."""
 
-    def raw(photo: np.ndarray) -> torch.Tensor:
+    def raw(photo: np.ndarray, inputs: Collection[str] = ()) -> torch.Tensor:
         grey = torch.from_numpy(photo[:, :, 0].copy()).float()
         return grey.unfold(0, 16, 16).unfold(1, 16, 16).permute(2, 3, 0, 1).flatten(0, 1)
 

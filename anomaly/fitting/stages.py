@@ -236,9 +236,8 @@ class Fit:
         """The trained encoder, and what its fixed networks make of the training photos, float16."""
         config = self.config
         backbone = self.backbone or build_backbone(config.backbone, seed=config.seed)
-        inputs = {scorer.input for scorer in build_scorers(config.branches).values()}
         size = config.contrastive.embedding_size
-        encoder = Encoder(backbone, size, config.image.tile_size, inputs)
+        encoder = Encoder(backbone, size, config.image.tile_size, _inputs(config))
         contrastive = config.contrastive.model_copy(update={"supervised_weight": config.supervised_weight})
         if config.contrastive.fine_tune or not backbone.pretrained:
             with self._timed("backbone"):
@@ -282,8 +281,7 @@ class Fit:
             any_angle = lies_at_any_angle(encoder, plain, self.progress)
         if not any_angle:
             return False, plain
-        if "coarse" not in self.config.at_any_angle().branches:
-            encoder.leave_out("coarse")
+        encoder.give(_inputs(self.config.at_any_angle()))
         made = turned_copies([photo for photo, _ in plain])
         seen = distributed.each(lambda copy: encoder.raw(copy[1]).half(), made, self._step("copies", made))
         every = [*enumerate(plain)]
@@ -338,6 +336,11 @@ class Fit:
         start = time.monotonic()
         yield
         self.seconds[stage] = round(time.monotonic() - start, 3)
+
+
+def _inputs(config: RunConfig) -> set[Input]:
+    """What the branches read."""
+    return {scorer.input for scorer in build_scorers(config.branches).values()}
 
 
 def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:

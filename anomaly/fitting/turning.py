@@ -63,7 +63,7 @@ def lies_at_any_angle(
     askew = [turned(known[i][0], ASKEW * (-1) ** turn) for turn, i in enumerate(answering)]
     shown = progress or Silent()
     seen = distributed.each(
-        lambda copy: _patches(encoder, encoder.raw(copy)),
+        lambda copy: _patches(encoder, encoder.raw(copy, ["embedding"])),
         [*far, *askew],
         lambda done: shown.step("angles", done, 2 * third),
     )

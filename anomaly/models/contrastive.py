@@ -162,7 +162,7 @@ def _matched(encoder: Encoder, pair: _Pair) -> tuple[Tensor, Tensor, Tensor]:
     a defect (P,)."""
 
     def pooled(view: Photo) -> Tensor:
-        features = encoder.features(encoder.raw(view))
+        features = encoder.features_of(view)
         return encoder.projection.pool(features[None])[0].flatten(1).T
 
     return pooled(pair.views[0])[pair.rows], pooled(pair.views[1])[pair.cols], pair.defect

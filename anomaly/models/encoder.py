@@ -167,7 +167,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.inputs = [name for name in get_args(Input) if name in inputs]
+        self.give(inputs)
         self.filtered = not backbone.pretrained or "texture" in inputs
         self.filters = PrincipalFilters().requires_grad_(False)
         self.channels = backbone.channels + (0 if backbone.pretrained else self.filters.channels)
@@ -178,9 +178,9 @@ class Encoder(nn.Module):
         self.texture = Whitening(self.filters.channels, self.filters.channels).requires_grad_(False)
         self.tile_size = tile_size
 
-    def leave_out(self, name: Input) -> None:
-        """Give this map no longer."""
-        self.inputs = [kept for kept in self.inputs if kept != name]
+    def give(self, inputs: Collection[Input]) -> None:
+        """From here on, compute `inputs` and nothing else."""
+        self.inputs = [name for name in get_args(Input) if name in inputs]
 
     def standardise_by(self, raws: Sequence[Raw]) -> None:
         """Take mean and spread of all channels from what training photos gave."""
@@ -188,15 +188,22 @@ class Encoder(nn.Module):
         if "coarse" in self.inputs:
             self.coarse_standard.learn(raw.coarse for raw in raws if raw.coarse is not None)
 
-    def raw(self, photo: Photo) -> Raw:
-        """What the fixed networks make of (H, W, 3) uint8, sides multiples of 32; patches of 16 px."""
+    def raw(self, photo: Photo, inputs: Collection[Input] | None = None) -> Raw:
+        """What the fixed networks make of (H, W, 3) uint8, sides multiples of 32; patches of 16 px. As far as
+        `inputs` need it, where they are given, else for all that is read."""
+        inputs = self.inputs if inputs is None else inputs
+        filtered = not self.backbone.pretrained or "texture" in inputs
         images = as_tensor(photo)
         with torch.inference_mode():
             backbone = self.backbone.judging()
             features = self._seen(backbone, images)
-            answers = self._seen(self.filters, images) if self.filtered else None
-            coarse = self._seen(backbone, halved(images)) if "coarse" in self.inputs else None
+            answers = self._seen(self.filters, images) if filtered else None
+            coarse = self._seen(backbone, halved(images)) if "coarse" in inputs else None
         return Raw(features, answers, coarse)
+
+    def features_of(self, photo: Photo) -> Tensor:
+        """The standardised features (C, h, w) of a working photo, and nothing besides."""
+        return self.features(self.raw(photo, ["features"]))
 
     def features(self, raw: Raw) -> Tensor:
         """The standardised features (C, h, w)."""

@@ -64,6 +64,10 @@ class Scorer(ABC, Generic[Options]):
     """One branch of the detector: fitted on normal photos, then a score for every patch of a new one."""
 
     Config: ClassVar[type[Section]]
+    from_nothing: ClassVar[bool] = True
+    """Whether it serves a backbone that learns from nothing."""
+    at_any_angle: ClassVar[bool] = True
+    """Whether it serves products that lie at any angle."""
 
     def __init__(self, options: Options) -> None:
         self.options = options

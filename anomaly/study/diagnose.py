@@ -157,7 +157,7 @@ def _told(value: float, reading: str) -> dict[str, Any]:
 
 def _embedding(detector: Detector, photo: Photo) -> Tensor:
     """(D, h, w) of a working photo."""
-    return detector.encoder.map_of("embedding", detector.encoder.raw(photo), photo)
+    return detector.encoder.embed(detector.encoder.features_of(photo))
 
 
 def _whole(detector: Detector, photo: Photo) -> Floats:
@@ -179,8 +179,8 @@ def _collapse(detector: Detector, task: Task, snapshots: Snapshots) -> tuple[dic
     if len(set(groups)) < 2 or max(groups.count(group) for group in groups) < 2 or not snapshots.taken:
         return None
     encoder = detector.encoder
-    raw = (encoder.raw(detector.read(sample.path)) for sample in known)
-    pooled = [encoder.projection.pool(encoder.features(one)[None]) for one in raw]
+    features = (encoder.features_of(detector.read(sample.path)) for sample in known)
+    pooled = [encoder.projection.pool(one[None]) for one in features]
     final = {name: value.clone() for name, value in encoder.projection.state_dict().items()}
     steps = sorted(snapshots.taken)
     wanted = sorted({steps[i] for i in np.linspace(0, len(steps) - 1, TIMES).round().astype(int)})
@@ -203,7 +203,7 @@ def _shares(detector: Detector, photos: Sequence[Photo]) -> tuple[float, float] 
         return None
     features, residuals = [], []
     for photo in photos:
-        maps = detector.encoder.features(detector.encoder.raw(photo))
+        maps = detector.encoder.features_of(photo)
         with torch.inference_mode():
             rebuilt = scorer.network(maps[None])[0]
         features.append(maps.flatten(1).T)
