@@ -55,11 +55,8 @@ class BranchGraph(nn.Module):
         encoder = self.encoder
         values = {"pixels": images / 255}
         features = encoder.backbone(images)
-        if encoder.filtered:
-            answers = encoder.filters(images)
-            if not encoder.backbone.pretrained:
-                features = torch.cat([features, answers], dim=1)
-        values["features"] = encoder.standard(features)
+        answers = encoder.filters(images) if encoder.filtered else None
+        values["features"] = encoder.standard(encoder.joined(features, answers))
         if "embedding" in self.inputs:
             values["embedding"] = encoder.projection(values["features"])
         if "texture" in self.inputs:

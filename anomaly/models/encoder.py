@@ -184,7 +184,7 @@ class Encoder(nn.Module):
 
     def standardise_by(self, raws: Sequence[Raw]) -> None:
         """Take mean and spread of all channels from what training photos gave."""
-        self.standard.learn(self._joined(raw) for raw in raws)
+        self.standard.learn(self.joined(raw.features, raw.answers) for raw in raws)
         if "coarse" in self.inputs:
             self.coarse_standard.learn(raw.coarse for raw in raws if raw.coarse is not None)
 
@@ -207,7 +207,7 @@ class Encoder(nn.Module):
 
     def features(self, raw: Raw) -> Tensor:
         """The standardised features (C, h, w)."""
-        out: Tensor = self.standard(self._joined(raw))
+        out: Tensor = self.standard(self.joined(raw.features, raw.answers))
         return out
 
     def emphasis(self) -> Tensor:
@@ -233,7 +233,11 @@ class Encoder(nn.Module):
 
     def maps_of(self, raw: Raw, photo: Photo) -> PatchMaps:
         """The same, where what the fixed networks make of the photo is there already."""
-        return {name: self.map_of(name, raw, photo) for name in self.inputs}
+        maps: dict[Input, Tensor] = {}
+        for name in self.inputs:
+            known = maps.get("features") if name == "embedding" else None
+            maps[name] = self.map_of(name, raw, photo) if known is None else self.embed(known)
+        return maps
 
     def map_of(self, name: Input, raw: Raw, photo: Photo) -> Tensor:
         """One of the maps, (C, h, w); the encoder must have been built to give it."""
@@ -249,12 +253,12 @@ class Encoder(nn.Module):
             assert raw.answers is not None
             return self.texture(raw.answers.float()[None])[0]  # type: ignore[no-any-return]
 
-    def _joined(self, raw: Raw) -> Tensor:
-        """The channels that count as features, float32."""
+    def joined(self, features: Tensor, answers: Tensor | None) -> Tensor:
+        """The channels (..., C, h, w) that count as features, float32, of what backbone and filters give."""
         if self.backbone.pretrained:
-            return raw.features.float()
-        assert raw.answers is not None
-        return torch.cat([raw.features.float(), raw.answers.float()])
+            return features.float()
+        assert answers is not None
+        return torch.cat([features.float(), answers.float()], dim=-3)
 
     def _seen(self, network: nn.Module, images: Tensor) -> Tensor:
         """What `network` makes of (1, 3, H, W), (C, H / 16, W / 16); of large photos from overlapping tiles,
