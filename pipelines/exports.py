@@ -29,14 +29,14 @@ from anomaly.export.verify import BranchScorer, Score, WholeScorer
 from anomaly.export.write import write_branches, write_whole
 from anomaly.fitting.run import fit
 from anomaly.records import Sample
-from pipelines.benchmark import DRAWN, REAL, data_folder
+from pipelines.benchmark import CELLS, DRAWN, REAL, data_folder
 
 
 def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--sets", default=",".join((*REAL, "elpv", *DRAWN)))
+    parser.add_argument("--sets", default=",".join((*REAL, *CELLS, *DRAWN)))
     parser.add_argument("--models", type=Path, help="Folder of models, one for each set, by its name.")
     parser.add_argument("--runtimes", default=",".join(VARIANTS))
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")

@@ -25,7 +25,7 @@ from anomaly.data.layouts import read_samples
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.metrics import image_auroc
 from anomaly.models.backbones.efficientnet_lite0 import packaged_weights
-from pipelines.benchmark import REAL, data_folder
+from pipelines.benchmark import CELLS, REAL, data_folder
 
 VERSION = "2.7.*"
 MODEL = "tf_efficientnet_lite0"
@@ -109,7 +109,7 @@ def main() -> None:
     """Run the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--sets", default=",".join((*REAL, "elpv")))
+    parser.add_argument("--sets", default=",".join((*REAL, *CELLS)))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--minutes", type=int, default=10, help="Training time of the from-scratch models.")
     parser.add_argument("--seed", type=int, default=0)
