@@ -139,12 +139,14 @@ class RunConfig(Section):
         }
 
     def at_any_angle(self) -> RunConfig:
-        """This configuration for a product that lies at any angle: with the branches that serve it, or as it
-        is where there are none."""
+        """This configuration for a product that lies at any angle: with the branches that serve it, or all
+        where there are none, and maps standardised by radius where that is left open."""
         from anomaly.scorers import SCORERS
 
         scorers = {name: options for name, options in self.scorers.items() if SCORERS.get(name).at_any_angle}
-        return self.model_copy(update={"scorers": scorers}) if scorers else self
+        by = "radius" if self.fusion.standardise_by == "auto" else self.fusion.standardise_by
+        fusion = self.fusion.model_copy(update={"standardise_by": by})
+        return self.model_copy(update={"scorers": scorers or self.scorers, "fusion": fusion})
 
     @model_validator(mode="after")
     def _some_branch(self) -> RunConfig:

@@ -25,7 +25,7 @@ from anomaly.data.layouts import read_samples
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.metrics import image_auroc
 from anomaly.models.backbones.efficientnet_lite0 import packaged_weights
-from pipelines.benchmark import CELLS, REAL, data_folder
+from pipelines.benchmark import CELLS, REAL, data_folder, thinned
 
 VERSION = "2.7.*"
 MODEL = "tf_efficientnet_lite0"
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join((*REAL, *CELLS)))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--minutes", type=int, default=10, help="Training time of the from-scratch models.")
+    parser.add_argument("--train", type=int, help="Good training photos used, at most; default all.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--python", type=Path, help="Python of an environment that has anomalib.")
     options = parser.parse_args()
@@ -126,6 +127,8 @@ def main() -> None:
             if data is None:
                 say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
                 continue
+            if options.train:
+                data = thinned(data, options.train, scratch)
             for job in jobs(data, options.models.split(","), options, scratch / "lite0.safetensors"):
                 try:
                     row = {"set": name, "model": f"anomalib {job['model']}", **run(python, job, scratch)}

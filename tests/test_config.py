@@ -108,4 +108,5 @@ def test_a_product_at_any_angle_has_no_coarse_branch_unless_it_is_the_only_one()
     assert list(config.branches) == ["reconstruction", "embedding", "texture"]
     assert RunConfig.parse(config.model_dump(mode="json")) == config, "a model's configuration says so"
     alone = RunConfig.load(None, [f"scorers.{name}=null" for name in DEFAULT_SCORERS if name != "coarse"])
-    assert alone.at_any_angle() == alone
+    assert alone.at_any_angle().scorers == alone.scorers
+    assert config.fusion.standardise_by == "radius"

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from anomaly.config import DEFAULT_SCORERS
+from anomaly.data.images import fingerprint
+from anomaly.data.layouts import read_samples
+from anomaly.records import Sample
 from pipelines import benchmark, methods, peers
 from tests.conftest import QUICK
 
@@ -74,6 +77,21 @@ def test_peers_are_given_the_same_photos_and_their_failure_is_told(
     assert [row["model"] for row in rows] == ["anomalib patchcore", "anomalib padim", "anomalib ganomaly"]
     assert all(row["image_auroc"] == 1.0 for row in rows)
     assert "draem failed: no memory" in err
+
+
+def test_a_thinned_set_has_fewer_training_photos_and_the_same_test_photos(product, tmp_path) -> None:
+    whole, few = read_samples(product), read_samples(benchmark.thinned(product, 20, tmp_path))
+
+    def test_photos(samples: list[Sample]) -> list[tuple]:
+        test = [one for one in samples if one.split == "test"]
+        return sorted(
+            (fingerprint(s.path), s.label, s.defect_type, s.mask and fingerprint(s.mask)) for s in test
+        )
+
+    assert test_photos(few) == test_photos(whole)
+    train = {fingerprint(one.path) for one in whole if one.split == "train"}
+    kept = [fingerprint(one.path) for one in few if one.split == "train"]
+    assert len(kept) == len(set(kept)) == 20 and set(kept) < train
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -23,7 +23,8 @@ from anomaly.config import RunConfig
 from anomaly.data.images import fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
 from anomaly.errors import ConfigError
-from anomaly.fitting.stages import Fit, FitResult, defects_wanted
+from anomaly.fitting.photos import defects_wanted
+from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.drawing import colour_ceiling
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.records import Sample

@@ -8,20 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly import distributed
-from anomaly.calibration import Calibration, photos_needed
+from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
-from anomaly.data.geometry import Geometry
-from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
-from anomaly.data.masks import defect_mask
-from anomaly.data.splits import split_calibration
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
-from anomaly.errors import CalibrationError, DataError, ImageError
+from anomaly.fitting.photos import read_photos
 from anomaly.fitting.turning import lies_at_any_angle, turned_copies
 from anomaly.fitting.weighing import equal_weights, visibility_weights
 from anomaly.maps import Map, MapStatistics, standardise_held_out
@@ -62,7 +57,7 @@ class FitResult:
 @dataclass
 class Fit:
     """One run of `fit`, stage by stage. Only training photos are ever opened; defective ones only where the
-    configuration has the encoder learn from them, see `defects_wanted`."""
+    configuration has the encoder learn from them, see `anomaly.fitting.photos`."""
 
     config: RunConfig
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
@@ -79,18 +74,10 @@ class Fit:
         support the threshold that was asked for.
         """
         config = self.config
-        good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
         with self._timed("reading"):
-            white_level = white_level_of(
-                [sample.path for sample in good], max_megapixels=config.data.max_megapixels
-            )
-            good, sizes, skipped = self._readable(good, white_level)
-            train, held_out = self._split(good)
-            geometry = Geometry.choose([sizes[sample] for sample in train], config.image.image_size)
-            photos = self._photos(train, white_level, geometry, "training photos")
-            held_out_photos = self._photos(held_out, white_level, geometry, "calibration photos")
-            defects = self._defects(samples, white_level, geometry, skipped)
-        encoder, features = self._encoder(photos, [defect for _, defect in defects])
+            read = read_photos(config, samples, self.progress)
+        photos, held_out_photos = read.train_photos, read.held_out_photos
+        encoder, features = self._encoder(photos, [defect for _, defect in read.defects])
         plain = list(zip(photos, features, strict=True))
         del features
         with self._timed("angles"):
@@ -111,15 +98,13 @@ class Fit:
                 )
         with self._timed("calibration"):
             maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
-            by = config.fusion.standardise_by
-            if by == "auto":
-                by = "radius" if any_angle else "position"
+            by = "position" if config.fusion.standardise_by == "auto" else config.fusion.standardise_by
             statistics = {name: MapStatistics.of(values, by) for name, values in maps.items()}
             standard = {name: standardise_held_out(values, by) for name, values in maps.items()}
 
         def detector_with(weights: Mapping[str, float], calibration: Calibration) -> Detector:
             policy = Policy.born(calibration)
-            parts = (config, geometry, white_level, encoder, scorers, statistics)
+            parts = (config, read.geometry, read.white_level, encoder, scorers, statistics)
             return Detector(*parts, weights, calibration, picture, policy)
 
         with self._timed("weighing"):
@@ -131,106 +116,18 @@ class Fit:
         with self._timed("extending"):
             for scorer in scorers.values():
                 scorer.extend(TrainingMaps(encoder, raw, held_out_photos, scorer.input))
-        shapes = [sizes[sample] for sample in held_out]
         return FitResult(
             detector_with(weights, threshold),
-            train,
-            held_out,
+            read.train,
+            read.held_out,
             scores,
-            skipped,
+            read.skipped,
             self.losses,
             self.seconds,
-            shapes,
-            [sample for sample, _ in defects],
+            [read.sizes[sample] for sample in read.held_out],
+            [sample for sample, _ in read.defects],
             any_angle,
         )
-
-    def _readable(
-        self, samples: list[Sample], white_level: float | None
-    ) -> tuple[list[Sample], dict[Sample, tuple[int, int]], dict[str, str]]:
-        """The samples whose photos can be read, their (H, W), and why the others cannot."""
-        limit = self.config.data.max_megapixels
-
-        def size_or_reason(sample: Sample) -> tuple[int, int] | str:
-            try:
-                photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
-            except ImageError as error:
-                return str(error)
-            return photo.shape[0], photo.shape[1]
-
-        found = distributed.each(size_or_reason, samples, self._step("checking photos", samples))
-        pairs = list(zip(samples, found, strict=True))
-        sizes = {sample: size for sample, size in pairs if not isinstance(size, str)}
-        skipped = {str(sample.path): reason for sample, reason in pairs if isinstance(reason, str)}
-        if len(sizes) < 2:
-            reasons = f"; the first that could not be read: {next(iter(skipped.values()))}" if skipped else ""
-            raise DataError(
-                f"training needs good photos, got {len(sizes)} that can be read{reasons}: add photos"
-            )
-        return list(sizes), sizes, skipped
-
-    def _split(self, good: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """(train, calibration): as many held out as asked for, or as the threshold needs, up to half."""
-        needed = photos_needed(self.config.calibration)
-        fraction = min(0.5, max(self.config.data.calibration_fraction, needed / len(good)))
-        train, held_out = split_calibration(good, fraction, self.config.seed)
-        if len(held_out) < needed and len({sample.group for sample in good} - {None}) > 1:
-            train, held_out = split_calibration(good, 0.5, self.config.seed)
-        if len(held_out) < needed:
-            try:
-                Calibration.of(np.zeros(len(held_out)), self.config.calibration)
-            except CalibrationError as error:
-                raise CalibrationError(
-                    f"{error} (at most half of the good photos are held out, whole groups of them where "
-                    f"there are groups: about {2 * needed} good photos are needed, here are {len(good)})"
-                ) from None
-        if len({fingerprint(sample.path) for sample in train}) < 2:
-            raise DataError("all training photos are the same photo: add photos of different good parts")
-        return train, held_out
-
-    def _photos(
-        self, samples: list[Sample], white_level: float | None, geometry: Geometry, stage: str
-    ) -> list[Photo]:
-        """Working photos of `samples`, in order."""
-        limit = self.config.data.max_megapixels
-        return distributed.each(
-            lambda sample: geometry.working(
-                read_image(sample.path, white_level=white_level, max_megapixels=limit)
-            ),
-            samples,
-            self._step(stage, samples),
-        )
-
-    def _defects(
-        self,
-        samples: Sequence[Sample],
-        white_level: float | None,
-        geometry: Geometry,
-        skipped: dict[str, str],
-    ) -> list[tuple[Sample, Defective]]:
-        """The working photos and masks of the defective training photos that the encoder may learn from;
-        those that cannot be read go into `skipped`, as good ones do."""
-
-        def read(sample: Sample) -> Defective | None:
-            limit = self.config.data.max_megapixels
-            try:
-                photo = read_image(sample.path, white_level=white_level, max_megapixels=limit)
-            except ImageError as error:
-                skipped[str(sample.path)] = str(error)
-                return None
-            mask = defect_mask(sample, photo.shape[:2])
-            if mask is None or not mask.any():
-                raise DataError(
-                    f"the defective training photo {one_line(sample.path)} has "
-                    f"{'no' if mask is None else 'an empty'} mask: supervised_weight needs to know where the "
-                    "defect is; draw it, or leave the photo out"
-                )
-            size = geometry.working_size(photo.shape[:2])
-            small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
-            return geometry.working(photo), small
-
-        wanted = defects_wanted(self.config, samples)
-        return [(sample, defect) for sample in wanted if (defect := read(sample)) is not None]
 
     def _encoder(self, photos: list[Photo], defects: list[Defective]) -> tuple[Encoder, list[Raw]]:
         """The trained encoder, and what its fixed networks make of the training photos, float16."""
@@ -341,13 +238,6 @@ class Fit:
 def _inputs(config: RunConfig) -> set[Input]:
     """What the branches read."""
     return {scorer.input for scorer in build_scorers(config.branches).values()}
-
-
-def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:
-    """The defective training photos among `samples`, where the encoder is to be supervised; else none."""
-    if not config.supervised_weight:
-        return []
-    return [sample for sample in samples if sample.split == "train" and sample.label == "anomalous"]
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ class Cell:
         """`base` with these dials and this seed, and short training; turned copies are left out, and
         branches count alike, since finding their weights takes as long as the rest of a cell. A product that
         is known to lie at any angle has the branches of its fit, and maps standardised as there."""
-        any_angle = base.data.any_angle is True
-        base = base.at_any_angle() if any_angle else base
+        base = base.at_any_angle() if base.data.any_angle is True else base
         scorers = {
             name: options.model_copy(update={"steps": min(options.steps, STEPS)})
             if hasattr(options, "steps")
@@ -74,9 +73,6 @@ class Cell:
             "views": min(contrastive.views, VIEWS),
             "backbone_steps": min(contrastive.backbone_steps, BACKBONE_STEPS),
         }
-        fusion = {"weighting": "equal"}
-        if any_angle and base.fusion.standardise_by == "auto":
-            fusion["standardise_by"] = "radius"
         return base.model_copy(
             update={
                 "seed": self.seed,
@@ -84,7 +80,7 @@ class Cell:
                 "data": base.data.model_copy(update={"any_angle": False}),
                 "scorers": scorers,
                 "contrastive": contrastive.model_copy(update=asdict(self.dials) | short),
-                "fusion": base.fusion.model_copy(update=fusion),
+                "fusion": base.fusion.model_copy(update={"weighting": "equal"}),
             }
         )
 

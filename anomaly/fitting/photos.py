@@ -1,0 +1,142 @@
+"""The photos of a fit: read, split into training and calibration photos, brought to their working size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from anomaly import distributed
+from anomaly.calibration import Calibration, photos_needed
+from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
+from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
+from anomaly.data.masks import defect_mask
+from anomaly.data.splits import split_calibration
+from anomaly.detector import Photo
+from anomaly.errors import CalibrationError, DataError, ImageError
+from anomaly.models.contrastive import Defective
+from anomaly.models.training import Progress
+from anomaly.records import Sample
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FitPhotos:
+    """What a fit learns from."""
+
+    train: list[Sample]
+    held_out: list[Sample]
+    """The calibration photos."""
+    train_photos: list[Photo]
+    """Working photos of `train`, in order."""
+    held_out_photos: list[Photo]
+    defects: list[tuple[Sample, Defective]]
+    """Real defects that the encoder may learn from, as working photos and masks."""
+    sizes: dict[Sample, Size]
+    """(H, W) of each good photo as it was taken."""
+    skipped: dict[str, str]
+    """Path of every training photo that could not be read -> why."""
+    white_level: float | None
+    geometry: Geometry
+
+
+def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:
+    """The defective training photos among `samples`, where the encoder is to be supervised; else none."""
+    if not config.supervised_weight:
+        return []
+    return [sample for sample in samples if sample.split == "train" and sample.label == "anomalous"]
+
+
+def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress) -> FitPhotos:
+    """Open the training photos among `samples`, no others; defective ones only where they are wanted.
+
+    Raises DataError where there are too few readable photos, or a defective one has no mask;
+    CalibrationError where they cannot support the threshold that was asked for.
+    """
+    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
+    limit = config.data.max_megapixels
+    white_level = white_level_of([sample.path for sample in good], max_megapixels=limit)
+
+    def read(sample: Sample) -> Photo:
+        return read_image(sample.path, white_level=white_level, max_megapixels=limit)
+
+    def step(stage: str, of: Sequence[Sample]) -> Callable[[int], None]:
+        return lambda done: progress.step(stage, done, len(of))
+
+    sizes, skipped = _sizes(good, read, step("checking photos", good))
+    train, held_out = _split(config, list(sizes))
+    geometry = Geometry.choose([sizes[sample] for sample in train], config.image.image_size)
+
+    def working(sample: Sample) -> Photo:
+        return geometry.working(read(sample))
+
+    train_photos = distributed.each(working, train, step("training photos", train))
+    held_out_photos = distributed.each(working, held_out, step("calibration photos", held_out))
+    defects = []
+    for sample in defects_wanted(config, samples):
+        try:
+            defects.append((sample, _defective(sample, read(sample), geometry)))
+        except ImageError as error:
+            skipped[str(sample.path)] = str(error)
+    return FitPhotos(
+        train, held_out, train_photos, held_out_photos, defects, sizes, skipped, white_level, geometry
+    )
+
+
+def _sizes(
+    samples: list[Sample], read: Callable[[Sample], Photo], step: Callable[[int], None]
+) -> tuple[dict[Sample, Size], dict[str, str]]:
+    """(H, W) of the photos that can be read, and why the others cannot."""
+
+    def size_or_reason(sample: Sample) -> Size | str:
+        try:
+            height, width = read(sample).shape[:2]
+        except ImageError as error:
+            return str(error)
+        return height, width
+
+    found = list(zip(samples, distributed.each(size_or_reason, samples, step), strict=True))
+    sizes = {sample: size for sample, size in found if not isinstance(size, str)}
+    skipped = {str(sample.path): reason for sample, reason in found if isinstance(reason, str)}
+    if len(sizes) < 2:
+        reasons = f"; the first that could not be read: {next(iter(skipped.values()))}" if skipped else ""
+        raise DataError(f"training needs good photos, got {len(sizes)} that can be read{reasons}: add photos")
+    return sizes, skipped
+
+
+def _split(config: RunConfig, good: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """(train, calibration): as many held out as asked for, or as the threshold needs, up to half."""
+    needed = photos_needed(config.calibration)
+    fraction = min(0.5, max(config.data.calibration_fraction, needed / len(good)))
+    train, held_out = split_calibration(good, fraction, config.seed)
+    if len(held_out) < needed and len({sample.group for sample in good} - {None}) > 1:
+        train, held_out = split_calibration(good, 0.5, config.seed)
+    if len(held_out) < needed:
+        try:
+            Calibration.of(np.zeros(len(held_out)), config.calibration)
+        except CalibrationError as error:
+            raise CalibrationError(
+                f"{error} (at most half of the good photos are held out, whole groups of them where "
+                f"there are groups: about {2 * needed} good photos are needed, here are {len(good)})"
+            ) from None
+    if len({fingerprint(sample.path) for sample in train}) < 2:
+        raise DataError("all training photos are the same photo: add photos of different good parts")
+    return train, held_out
+
+
+def _defective(sample: Sample, photo: Photo, geometry: Geometry) -> Defective:
+    """The working photo of a real defect and its mask."""
+    mask = defect_mask(sample, photo.shape[:2])
+    if mask is None or not mask.any():
+        raise DataError(
+            f"the defective training photo {one_line(sample.path)} has "
+            f"{'no' if mask is None else 'an empty'} mask: supervised_weight needs to know where the "
+            "defect is; draw it, or leave the photo out"
+        )
+    size = geometry.working_size(photo.shape[:2])
+    small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
+    return geometry.working(photo), small
