@@ -18,6 +18,10 @@ LIMIT = ".limit"
 """Behind a branch's name: the map that limits it."""
 LIMIT_MARGIN = 2.0
 """How far a branch may exceed its limit, both in units of the spread of good patches."""
+REPEATS = -1.0
+"""Limits below this are those of patches that repeat themselves more than good ones do, such as blank ones:
+that excuses nothing, and the limit is lifted, by LIFT units for each unit below."""
+LIFT = 10.0
 FLOOR = 0.3
 """Smallest spread at a position, as a share of the spread of all positions together."""
 
@@ -33,12 +37,13 @@ def limited(standard: Mapping[str, Map]) -> dict[str, Map]:
     """The standardised maps of the branches, none above its limit by more than LIMIT_MARGIN.
 
     A branch's limit is the map of its name and LIMIT, standardised likewise; limits are no branches, and
-    left out of what is returned.
+    left out of what is returned. What repeats itself more than good patches do is hardly limited, see REPEATS.
     """
     branches = {name: values for name, values in standard.items() if not name.endswith(LIMIT)}
     for name in branches:
         if (limit := standard.get(name + LIMIT)) is not None:
-            branches[name] = np.minimum(branches[name], limit + np.float32(LIMIT_MARGIN))
+            lifted = LIFT * (REPEATS - limit) + (REPEATS + LIMIT_MARGIN)
+            branches[name] = np.minimum(branches[name], np.maximum(limit + LIMIT_MARGIN, lifted))
     return branches
 
 

@@ -6,7 +6,7 @@ import torch
 
 from anomaly.config import RunConfig
 from anomaly.detector import fuse
-from anomaly.maps import LIMIT, LIMIT_MARGIN, MapStatistics, limited
+from anomaly.maps import LIMIT, LIMIT_MARGIN, REPEATS, MapStatistics, limited
 from anomaly.repetition import own_distances, own_distances_of
 from anomaly.scorers import FitContext, build_scorers
 from anomaly.scorers.embedding import EmbeddingDistance, EmbeddingOptions
@@ -42,14 +42,20 @@ def test_a_large_photo_is_compared_with_no_more_patches_than_a_small_one() -> No
 
 
 def test_no_branch_exceeds_its_limit_by_more_than_the_margin() -> None:
-    values = np.array([[0.0, 5.0, 9.0]], np.float32)
-    limit = np.array([[-9.0, 4.0, 1.0]], np.float32)
+    values = np.array([[5.0, 5.0, 9.0]], np.float32)
+    limit = np.array([[-0.5, 4.0, 1.0]], np.float32)
     found = limited({"a": values, "a" + LIMIT: limit, "b": values})
     assert list(found) == ["a", "b"]
-    assert found["a"].tolist() == [[LIMIT_MARGIN - 9, 5.0, 1 + LIMIT_MARGIN]]
+    assert found["a"].tolist() == [[LIMIT_MARGIN - 0.5, 5.0, 1 + LIMIT_MARGIN]]
     assert found["b"].tolist() == values.tolist()
     scores = fuse({"a": values, "a" + LIMIT: limit}, {"a": 1.0}, 0.01)
     assert scores.image_score == 5.0 and scores.branch_scores == {"a": 5.0}
+
+
+def test_what_repeats_itself_more_than_good_patches_is_not_excused_by_that() -> None:
+    limit = np.array([[REPEATS - 2, REPEATS, REPEATS + 1e-6]], np.float32)
+    found = limited({"a": np.full((1, 3), 9.0, np.float32), "a" + LIMIT: limit})["a"]
+    np.testing.assert_allclose(found, [[9.0, REPEATS + LIMIT_MARGIN, REPEATS + LIMIT_MARGIN]], rtol=1e-4)
 
 
 def test_a_photo_that_is_new_all_over_counts_little_and_a_defect_on_it_as_before() -> None:
@@ -68,6 +74,10 @@ def test_a_photo_that_is_new_all_over_counts_little_and_a_defect_on_it_as_before
     assert np.median(free) > 10
     assert np.median(found) < 4
     assert found[9, 9] > 10
+    blank = torch.full((6, 20, 20), 6.0)
+    free = score.standardise(scorer.score(blank).numpy())
+    bound = limit.standardise(scorer.limit(blank).numpy())
+    assert np.median(limited({"a": free, "a" + LIMIT: bound})["a"]) > 5, "a blank photo is near itself alone"
 
 
 def test_texture_is_not_limited_and_the_embedding_can_be_left_so() -> None:
