@@ -37,7 +37,7 @@ def limited(standard: Mapping[str, Map]) -> dict[str, Map]:
     """The standardised maps of the branches, none above its limit by more than LIMIT_MARGIN.
 
     A branch's limit is the map of its name and LIMIT, standardised likewise; limits are no branches, and
-    left out of what is returned. What repeats itself more than good patches do is hardly limited, see REPEATS.
+    left out of what is returned. What repeats itself more than good patches is hardly limited, see REPEATS.
     """
     branches = {name: values for name, values in standard.items() if not name.endswith(LIMIT)}
     for name in branches:
