@@ -74,7 +74,7 @@ class Bundle:
     calibration_photos: list[Json]
     """path, sha256, group, size and image_score of each calibration photo."""
     calibration_maps: list[Map]
-    """Anomaly map (h, w) of each, standardised by the others; none in models of earlier versions."""
+    """Anomaly map (h, w) of each, standardised by the others."""
 
     @property
     def model_hash(self) -> str:
@@ -111,9 +111,6 @@ def write_bundle(
     `facts` (versions, data, timings ...) become part of the manifest; `reference` photos (H, W, 3) uint8
     are kept beside it.
     """
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "reference").mkdir(parents=True)
     import torch
     from safetensors.torch import save as save_tensors
 
@@ -145,11 +142,24 @@ def write_bundle(
     }
     manifest["checksum"] = _checksum(manifest)
     files[MANIFEST] = json.dumps(manifest, indent=1, ensure_ascii=False).encode()
+    try:
+        _write(folder, files)
+    except OSError as error:
+        raise BundleError(
+            f"cannot write {one_line(folder)} ({error.strerror}): free the place, and go on with --resume"
+        ) from None
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put `files` in the place of `folder`, all or none of them."""
+    fresh, old = (folder.with_name(folder.name + end) for end in (".new", ".old"))
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
+    (fresh / "reference").mkdir(parents=True)
     for name, data in files.items():
         with open(fresh / name, "wb") as file:
             file.write(data)
             os.fsync(file.fileno())
-    old = folder.with_name(folder.name + ".old")
     if folder.exists():
         os.replace(folder, old)
     os.replace(fresh, folder)
@@ -175,10 +185,12 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
             name: MapStatistics(loaded[f"{name}.mean"], loaded[f"{name}.spread"])
             for name in [*scorers, *(name + LIMIT for name, scorer in scorers.items() if scorer.limited)]
         }
-        maps: list[Map] = []
-        if "calibration.safetensors" in files:
-            kept = _arrays(files, "calibration.safetensors")
-            maps = [kept[str(index)] for index in range(len(photos))]
+        if not len(scores) or not np.isfinite(scores).all():
+            raise BundleError(
+                "calibration.json has no scores, or some that are no numbers: fit the model again"
+            )
+        kept = _arrays(files, "calibration.safetensors")
+        maps: list[Map] = [kept[str(index)] for index in range(len(photos))]
         for name, scorer in scorers.items():
             if isinstance(scorer, Searching):
                 scorer.restore_arrays(_arrays(files, f"scorer.{name}.safetensors"))
@@ -315,6 +327,8 @@ def _read(folder: Path, name: str, digest: str) -> bytes:
     if os.path.isabs(name) or path.resolve() != folder.resolve() / name:
         raise BundleError(f"{shown} leads out of the model folder: restore the model")
     try:
+        if not path.is_file():
+            raise BundleError(f"{shown} is no file: restore the model")
         if path.stat().st_size > LARGEST:
             raise BundleError(f"{shown} is larger than any file of a model: restore the model")
         data = path.read_bytes()

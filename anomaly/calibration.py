@@ -10,7 +10,7 @@ import numpy as np
 from anomaly.config import CalibrationConfig
 from anomaly.metrics import Floats
 from anomaly.quality.intervals import zero_failure_sample_size
-from anomaly.quality.order_statistics import conformal_p_values, guaranteed_threshold, marginal_threshold
+from anomaly.quality.order_statistics import guaranteed_threshold, marginal_threshold
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,6 @@ class Calibration:
         else:
             threshold = guaranteed_threshold(scores, config.target_fpr, config.confidence)
         return cls(scores, config, threshold)
-
-    def p_value(self, score: float) -> float:
-        """Share of normal photos, this one counted among them, that score at least `score`."""
-        return float(conformal_p_values(self.scores, [score])[0])
 
     @property
     def guarantee(self) -> str:

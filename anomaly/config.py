@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -25,7 +26,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Section(BaseModel):
     """A part of the configuration. Unknown fields are refused, fields never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -43,7 +44,7 @@ class DataConfig(Section):
 class ImageConfig(Section):
     image_size: Literal["auto"] | Annotated[int, Field(ge=32)] = "auto"
     """Long side of the working photo in pixels; auto chooses it from the training photos."""
-    tile_size: Annotated[int, Field(ge=128, multiple_of=32)] = 1024
+    tile_size: Annotated[int, Field(ge=160, le=1024, multiple_of=32)] = 1024
     """Working photos larger than this are passed through the backbone tile by tile."""
 
 
@@ -66,7 +67,7 @@ class ContrastiveConfig(Section):
     """Patch pairs a step in the NT-Xent loss."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     backbone_steps: Annotated[int, Field(ge=1)] = 600
-    """Steps that train the backbone as well, where it has no pretrained weights."""
+    """Steps that train the backbone as well, where it learns from nothing or is fine-tuned."""
     backbone_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
 
 
@@ -201,7 +202,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read the configuration {path} ({error.strerror}): check --config"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if fields is None:
@@ -219,7 +222,7 @@ def _set(fields: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value: quote it") from None
     *sections, last = key.split(".")
     for section in sections:
         inner = fields.get(section)
@@ -236,15 +239,33 @@ def parse_section(section: type[S], fields: Any, prefix: str = "") -> S:
     try:
         return section.model_validate(fields)
     except ValidationError as error:
-        problem = error.errors()[0]
-    where = prefix + ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        inner: Any = section
-        for part in problem["loc"][:-1]:
-            inner = get_args(inner)[0] if isinstance(part, int) else inner.model_fields[part].annotation
-        cure = nearest(str(problem["loc"][-1]), inner.model_fields)
-        raise ConfigError(f"there is no field {where!r}: {cure}")
-    raise ConfigError(f"{where or 'configuration'} = {problem.get('input')!r}: {problem['msg'].lower()}")
+        problems = error.errors()
+    first = problems[0]
+    path, inner = _field(section, first["loc"])
+    where = prefix + ".".join(str(part) for part in path)
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])
+        where = f"{where}.{name}" if where and not where.endswith(".") else where + name
+        raise ConfigError(f"there is no field {where!r}: {nearest(name, inner.model_fields)}")
+    same = [one["msg"].lower() for one in problems if _field(section, one["loc"])[0] == path]
+    said = " or ".join([same[0], *(text.removeprefix("input should be ") for text in same[1:])])
+    raise ConfigError(f"{where or 'configuration'} = {first.get('input')!r}: {said}")
+
+
+def _field(section: Any, where: Sequence[str | int]) -> tuple[tuple[str | int, ...], Any]:
+    """The part of pydantic's path that names fields, without the alternatives of their types, and the type
+    of the last."""
+    path: list[str | int] = []
+    inner: Any = section
+    for part in where:
+        if isinstance(part, int):
+            inner = get_args(inner)[0]
+        elif part in getattr(inner, "model_fields", ()):
+            inner = inner.model_fields[part].annotation
+        else:
+            break
+        path.append(part)
+    return tuple(path), inner
 
 
 def _flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:

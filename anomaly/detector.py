@@ -30,7 +30,8 @@ Photo = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scores:
-    """What one photo scores. Maps are of patches (h, w), raw: never clamped, never scaled by the run."""
+    """What one photo scores. Maps are of patches (h, w), never scaled by what else is judged; those of the
+    branches are limited, see `anomaly.maps.limited`."""
 
     image_score: float
     anomaly_map: Map

@@ -1,4 +1,4 @@
-"""Arithmetic of anomaly maps: standardise, fuse, bring to the photo's size, reduce to one score."""
+"""Arithmetic of anomaly maps: standardise, limit, reduce to one score."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ def photos() -> list[np.ndarray]:
     return [np.clip(120 + rng.normal(0, 4, (192, 192, 3)), 0, 255).astype(np.uint8) for _ in range(3)]
 
 
-def encoder_of(photos: list[np.ndarray]) -> Encoder:
+def encoder_of(photos: list[np.ndarray], backbone: str = "none") -> Encoder:
     torch.manual_seed(0)
-    encoder = Encoder(build_backbone("none"), 8, 1024)
+    encoder = Encoder(build_backbone(backbone), 8, 1024)
     encoder.standardise_by([encoder.raw(photo) for photo in photos])
     return encoder.eval()
 
@@ -76,13 +76,16 @@ def test_each_kind_of_supervision_lowers_its_loss(photos: list[np.ndarray], weig
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_fine_tuning_moves_the_backbone(photos: list[np.ndarray]) -> None:
-    encoder = encoder_of(photos)
+@pytest.mark.parametrize("backbone", ["none", "auto"])
+def test_fine_tuning_moves_the_backbone(photos: list[np.ndarray], backbone: str) -> None:
+    encoder = encoder_of(photos, backbone)
     before = {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
     settings = ContrastiveConfig(backbone_steps=2, patches=32, supervised_weight=0.5)
     train_backbone(encoder, photos, settings, seed=0, **QUIET)
     after = encoder.backbone.state_dict()
-    assert any(not torch.equal(before[key], after[key]) for key in before if key.endswith("weight"))
+    learnt = dict(encoder.backbone.named_parameters())
+    assert any(not torch.equal(before[key], after[key]) for key in learnt)
+    assert all(one.requires_grad != encoder.backbone.pretrained for one in learnt.values())
 
 
 def test_photos_smaller_than_a_crop_and_of_different_sides_train_a_backbone(photos: list[np.ndarray]) -> None:

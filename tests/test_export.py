@@ -381,5 +381,5 @@ def test_the_exported_folder_runs_without_torch(own: Path, product: Path, tmp_pa
         here = detector.score(detector.read(path)).image_score
         assert there["image_score"] == pytest.approx(here, rel=1e-3, abs=1e-3)
         assert there["decision"] == ("anomalous" if here > detector.calibration.threshold else "normal")
-        assert there["p_value"] == pytest.approx(detector.calibration.p_value(here))
+        assert there["p_value"] == pytest.approx(detector.policy.p_value(here))
     assert len(list((tmp_path / "heat").iterdir())) == 6  # names repeat: good and spot are numbered alike

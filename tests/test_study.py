@@ -41,7 +41,7 @@ def test_the_least_suppression_is_recommended_with_its_uncertainty() -> None:
     choice = recommend(summarise(results), FIXED, 0.05)
     assert choice.best.dials == Dials(0.1, 128, 0.1) and choice.fixed is not None
     assert choice.best.index == pytest.approx(0.31)
-    assert choice.best.error == pytest.approx(np.hypot(0.01, 0.2 / 3.92))  # over seeds and over photos
+    assert choice.best.error == pytest.approx(np.hypot(0.01, 0.2 / (2 * 12.7062)))  # over seeds; over photos, two
     assert "0.310, against 0.420" in choice.reason and "Among 2 seeds it comes first in 2" in choice.reason
     assert "Overkill on held-out normal photos is 5.0%" in choice.reason
 

@@ -130,6 +130,14 @@ def fingerprint(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contents(path: Path) -> str:
+    """What tells the file from another one under its name: `fingerprint`, or that it cannot be read."""
+    try:
+        return fingerprint(path)
+    except ImageError:
+        return "unreadable"
+
+
 def duplicates(paths: Sequence[Path]) -> list[list[int]]:
     """Indices of `paths` that have the same content, one list (two or more, rising) for each content.
 

@@ -79,9 +79,11 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
     defects = []
     for sample in defects_wanted(config, samples):
         try:
-            defects.append((sample, _defective(sample, read(sample), geometry)))
+            photo = read(sample)
         except ImageError as error:
             skipped[str(sample.path)] = str(error)
+            continue
+        defects.append((sample, _defective(sample, photo, geometry)))
     return FitPhotos(
         train, held_out, train_photos, held_out_photos, defects, sizes, skipped, white_level, geometry
     )
@@ -123,6 +125,8 @@ def _split(config: RunConfig, good: list[Sample]) -> tuple[list[Sample], list[Sa
                 f"{error} (at most half of the good photos are held out, whole groups of them where "
                 f"there are groups: about {2 * needed} good photos are needed, here are {len(good)})"
             ) from None
+    if len(train) < 2:
+        raise DataError(f"of {len(good)} good photos {len(train)} is left to train on: add photos")
     if len({fingerprint(sample.path) for sample in train}) < 2:
         raise DataError("all training photos are the same photo: add photos of different good parts")
     return train, held_out

@@ -20,7 +20,7 @@ import numpy as np
 from anomaly import distributed
 from anomaly.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from anomaly.config import RunConfig
-from anomaly.data.images import fingerprint, one_line
+from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
 from anomaly.errors import ConfigError
 from anomaly.fitting.photos import defects_wanted
@@ -85,9 +85,7 @@ def fit(
     try:
         start = time.monotonic()
         if config.dials == "auto":
-            from anomaly.study.auto import choose_dials
-
-            config, dials = choose_dials(good, config, partial / "dials", progress or Silent(), say)
+            config, dials = _dials(good, config, partial, progress or Silent(), say)
         checkpoints = Checkpoints(partial if first else None)
         result = Fit(config, checkpoints, Together(progress or Silent())).run([*good, *defects])
         distributed.first_goes_on()
@@ -114,6 +112,24 @@ def fit(
     return Fitted(bundle, result, tracking)
 
 
+def _dials(
+    good: Sequence[Sample], config: RunConfig, partial: Path, progress: Progress, say: Say
+) -> tuple[RunConfig, dict[str, Any]]:
+    """`config` with the dials that a short study chooses, once for a fit and all its resumptions; what the
+    manifest says of it."""
+    from anomaly.study.auto import choose_dials, with_dials
+
+    kept = partial / "dials.json"
+    if kept.exists():
+        told: dict[str, Any] = json.loads(kept.read_text())
+        return with_dials(config, told), told
+    told = choose_dials(good, config, partial / "dials", progress, say)
+    fresh = kept.with_suffix(".new")
+    fresh.write_text(json.dumps(told))
+    os.replace(fresh, kept)
+    return with_dials(config, told), told
+
+
 def _refuse_differences(config: RunConfig, key: str) -> None:
     """Raise where the processes of one fit would not do the same."""
     if distributed.size() > 1 and config.dials == "auto":
@@ -129,7 +145,14 @@ def _refuse_differences(config: RunConfig, key: str) -> None:
 
 def _partial(out: Path, key: str, *, resume: bool, overwrite: bool) -> Path:
     """The folder of half-done work, checked to belong to the very fit of this identity."""
-    if (out / MANIFEST).exists() or (out.exists() and any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{one_line(out)} is a file: give another --out")
+    here = Path.cwd()
+    if out.resolve() in (here, *here.parents):
+        raise ConfigError(
+            f"a model needs a folder of its own, {one_line(out)} is that of this shell: give another --out"
+        )
+    if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise ConfigError(f"{one_line(out)} already exists: give another --out, or --overwrite")
         if not (out / MANIFEST).exists():
@@ -168,9 +191,7 @@ def _identity(config: RunConfig, photos_used: Sequence[Sample]) -> str:
     fields = config.model_dump(mode="json")
     del fields["tracking"]
     photos = [
-        [str(sample.path), sample.path.stat().st_size, sample.group, *_mask(sample)]
-        for sample in photos_used
-        if sample.path.exists()
+        [str(sample.path), contents(sample.path), sample.group, *_mask(sample)] for sample in photos_used
     ]
     return hashlib.sha256(json.dumps([fields, photos], sort_keys=True).encode("utf-8", "replace")).hexdigest()
 

@@ -23,7 +23,8 @@ FAINT = slice(1, 3)
 SHARPNESS = 2
 """The power of its visibility that a branch weighs by."""
 LEAST = 0.05
-"""Share that no branch, or two of a kin, falls below: drawn defects are no sample of the real ones."""
+"""Share that a branch, or two of a kin, is given at least, before shares are brought to sum 1: drawn defects
+are no sample of the real ones."""
 
 
 def visibility_weights(detector: Detector, photos: Sequence[Photo], progress: Progress) -> dict[str, float]:

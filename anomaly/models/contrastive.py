@@ -113,7 +113,8 @@ def train_backbone(
         keep = torch.randperm(len(left), generator=generator)[: config.patches]
         return _loss(left[keep], right[keep], defect[keep], config)
 
-    return train(
+    encoder.backbone.requires_grad_(True)
+    losses = train(
         encoder,
         loss,
         stage="backbone",
@@ -123,6 +124,8 @@ def train_backbone(
         checkpoints=checkpoints,
         progress=progress,
     )
+    encoder.backbone.requires_grad_(not encoder.backbone.pretrained)
+    return losses
 
 
 def _mirrored(photo: Photo) -> Photo:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anomaly import distributed
+from anomaly.errors import ConfigError
 
 SAVE_EVERY = 15.0
 """Seconds between two checkpoints: what a kill costs at most."""
@@ -146,6 +147,11 @@ def train(
         nn.utils.clip_grad_norm_(parameters, 5.0)
         optimizer.step()
         losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise ConfigError(
+                f"training {stage} diverged: its loss is no number after {done + 1} steps; lower its "
+                "learning rate"
+            )
         done += 1
         if checkpoints.due() or done == steps:
             checkpoints.save(stage, done, losses, module, optimizer)

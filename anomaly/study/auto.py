@@ -29,8 +29,8 @@ def choose_dials(
     folder: Path,
     progress: Progress,
     say: Callable[[str], None],
-) -> tuple[RunConfig, dict[str, Any]]:
-    """(`config` with the dials that a short study recommends, what the manifest says of it).
+) -> dict[str, Any]:
+    """The dials that a short study recommends, and what the manifest says of it, see `with_dials`.
 
     What was found is kept in `folder` until the study is whole, so that a resumed fit goes on from there.
     """
@@ -55,6 +55,10 @@ def choose_dials(
     choice = recommend(summarise(results), now, config.calibration.target_fpr)
     shutil.rmtree(folder, ignore_errors=True)
     say(f"dials: {choice.best.dials}: {choice.reason}")
-    dials = asdict(choice.best.dials)
-    told = {**dials, "reason": choice.reason, "cells": len(results)}
-    return config.model_copy(update={"contrastive": config.contrastive.model_copy(update=dials)}), told
+    return {**asdict(choice.best.dials), "reason": choice.reason, "cells": len(results)}
+
+
+def with_dials(config: RunConfig, told: dict[str, Any]) -> RunConfig:
+    """`config` with the dials that `choose_dials` told."""
+    dials = {name: told[name] for name in Dials.__dataclass_fields__}
+    return config.model_copy(update={"contrastive": config.contrastive.model_copy(update=dials)})

@@ -64,11 +64,16 @@ def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> 
     among = steady or [one for one in summaries if one.overkill == least]
     best = min(among, key=lambda one: (one.index, one.dials))
     now = next((one for one in summaries if one.dials == fixed), None)
-    left_out = len(summaries) - len(among)
+    left_out = len(summaries) - len(among) - (now is not None and now not in among)
     reason = ""
     if now is not None and best.dials != now.dials:
         gain, error, bound = _difference(now, best)
-        if now in among and bound <= 0:
+        if now not in among:
+            reason = (
+                f"the configured dials ({fixed}) exceed the overkill that was asked for on held-out photos; "
+                f"of the others it has the lowest suppression index, {best.index:.3f}"
+            )
+        elif bound <= 0:
             reason = (
                 f"no setting is shown to be better than the configured one: the nearest, {best.dials}, has a "
                 f"suppression index lower by {gain:.3f}, with a standard error of {error:.3f}; the lower "
@@ -107,7 +112,8 @@ def _summary(dials: Dials, results: Sequence[Result]) -> Summary:
     photos = int(results[0]["held_out"])
     overkill = float(np.mean([found["overkill"] for found in results]))
     low, high = np.mean([found["suppression_interval"] for found in results], axis=0)
-    over_photos = float(high - low) / (2 * 1.96)
+    probed = len(results[0].get("suppression_without_each") or (0, 0))
+    over_photos = float(high - low) / (2 * float(stats.t.ppf(0.975, probed - 1)))  # Student's interval
     error = float(np.hypot(_seed_error(list(values.values())), over_photos))
     each = [found.get("suppression_without_each") or () for found in results]
     known = all(each) and len({len(one) for one in each}) == 1

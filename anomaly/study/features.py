@@ -37,7 +37,7 @@ class Remembering(Backbone):
         return self  # the backbone within is folded where it is asked
 
     def _features(self, image: Tensor) -> Tensor:
-        pixels = np.ascontiguousarray(image.to(torch.uint8).numpy())
+        pixels = np.ascontiguousarray(image.numpy(), np.float32)  # at half size they are no whole numbers
         key = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=str(pixels.shape[1]).encode())
         path = self.folder / f"{key.hexdigest()}.npy"
         try:

@@ -41,7 +41,8 @@ def prepare(
 ) -> Prepared:
     """The photos to train on and to hold out, written to `folder` at the working size.
 
-    At most `most` of the good photos are taken, evenly spread. Raises DataError where they are too few.
+    At most `most` of the good photos are taken, evenly spread, or as many as the threshold needs. Raises
+    DataError where they are too few.
     """
     good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     needed = 2 * photos_needed(config.calibration)
@@ -50,6 +51,7 @@ def prepare(
             f"a study of the dials needs {needed + FEWEST} good photos to fit, calibrate and probe, got "
             f"{len(good)}: add photos, or raise calibration.target_fpr"
         )
+    most = max(most, needed + FEWEST)
     good = [good[i] for i in np.unique(np.linspace(0, len(good) - 1, most).round().astype(int))]
     share = min(SHARE, max(FEWEST, len(good) - needed) / len(good))
     train, held_out = split_calibration(good, share, seed=0)

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from anomaly.config import RunConfig
-from anomaly.data.images import fingerprint, one_line, read_image
+from anomaly.data.images import contents, one_line, read_image
 from anomaly.data.layouts import describe, read_samples
 from anomaly.detector import Photo
-from anomaly.errors import ConfigError, ImageError
+from anomaly.errors import ConfigError
 from anomaly.models.training import Progress, Silent
 from anomaly.probes import chosen
 from anomaly.records import Sample
@@ -170,7 +170,7 @@ def _note(
     del fields["tracking"]
     for dial in asdict(Dials.of(config)):
         del fields["contrastive"][dial]
-    photos = sorted(_content(sample) for sample in good)
+    photos = sorted([contents(sample.path), sample.group or ""] for sample in good)
     settings = [fields, asdict(effort), list(probes), photos]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     fresh: dict[str, Any] = {"identity": key, "run_id": None, "logged": []}
@@ -191,13 +191,6 @@ def _note(
             shutil.rmtree(out / name, ignore_errors=True)
     _write(path, fresh)
     return fresh
-
-
-def _content(sample: Sample) -> str:
-    try:
-        return fingerprint(sample.path)
-    except ImageError:
-        return "unreadable"
 
 
 def _parent(config: RunConfig, note: dict[str, Any]) -> Run:

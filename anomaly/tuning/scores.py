@@ -17,7 +17,7 @@ import numpy as np
 from anomaly.bundle import Bundle
 from anomaly.data.images import fingerprint, one_line
 from anomaly.detector import Scores
-from anomaly.errors import BundleError, DataError, ImageError
+from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map
 from anomaly.models.training import Progress
 from anomaly.policy.policy import Policy
@@ -65,13 +65,8 @@ class ScoreCache:
 
     def calibration(self) -> list[Known]:
         """The calibration photos in the order of the bundle, each as the fit scored it: standardised by the
-        others, and before the model took it in. BundleError for a model that did not keep their maps."""
+        others, and before the model took it in."""
         rows, maps = self.bundle.calibration_photos, self.bundle.calibration_maps
-        if len(maps) < len(rows):
-            raise BundleError(
-                f"{self.bundle.path} was fitted by a version that kept no maps of calibration photos, which "
-                "region rules need: fit it again, or give labelled photos"
-            )
         return [
             Known(float(row["image_score"]), values, (int(row["size"][0]), int(row["size"][1])))
             for row, values in zip(rows, maps, strict=True)
