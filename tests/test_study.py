@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import QUICK
+from scipy import stats
 from test_commands import run
 
 from anomaly.bundle import read_manifest
@@ -24,6 +25,8 @@ from anomaly.study.diagnose import Snapshots
 from anomaly.study.features import Remembering
 
 FIXED = Dials(0.3, 128, 0.1)
+STUDENT = 2 * float(stats.t.ppf(0.975, 1))
+"""Standard errors that an interval of two photos is wide."""
 SMALL = [part for setting in QUICK[:-1] for part in ("--set", setting)]
 
 
@@ -41,9 +44,22 @@ def test_the_least_suppression_is_recommended_with_its_uncertainty() -> None:
     choice = recommend(summarise(results), FIXED, 0.05)
     assert choice.best.dials == Dials(0.1, 128, 0.1) and choice.fixed is not None
     assert choice.best.index == pytest.approx(0.31)
-    assert choice.best.error == pytest.approx(np.hypot(0.01, 0.2 / (2 * 12.7062)))  # over seeds; over photos, two
+    assert choice.best.error == pytest.approx(np.hypot(0.01, 0.2 / STUDENT))  # over seeds, over photos
     assert "0.310, against 0.420" in choice.reason and "Among 2 seeds it comes first in 2" in choice.reason
     assert "Overkill on held-out normal photos is 5.0%" in choice.reason
+
+
+def test_of_settings_that_are_alike_the_configured_one_is_kept() -> None:
+    results = [cell(0.1, 0, 0.4), cell(0.3, 0, 0.4), cell(0.6, 0, 0.4)]
+    choice = recommend(summarise(results), FIXED, 0.05)
+    assert choice.best.dials == FIXED and "2 others are level with it" in choice.reason
+
+
+def test_configured_dials_that_exceed_the_overkill_are_named_as_the_reason() -> None:
+    choice = recommend(summarise([cell(0.1, 0, 0.5), cell(0.3, 0, 0.3, overkill=9)]), FIXED, 0.05)
+    assert choice.best.dials == Dials(0.1, 128, 0.1)
+    assert "the configured dials (strength 0.3, 128 dimensions" in choice.reason
+    assert "exceed the overkill" in choice.reason and "other setting" not in choice.reason
 
 
 def test_the_configured_dials_stay_where_the_gain_is_within_its_error() -> None:
@@ -52,7 +68,7 @@ def test_the_configured_dials_stay_where_the_gain_is_within_its_error() -> None:
     assert choice.best.dials == FIXED
     assert "no setting is shown to be better than the configured one" in choice.reason
     one_seed = recommend(summarise([cell(0.3, 0, 0.40), cell(0.1, 0, 0.37)]), FIXED, 0.05)
-    assert one_seed.best.dials == FIXED and one_seed.best.error == pytest.approx(0.2 / 3.92)
+    assert one_seed.best.dials == FIXED and one_seed.best.error == pytest.approx(0.2 / STUDENT)
 
 
 def test_with_one_seed_settings_are_compared_on_the_same_photos() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anomaly.bundle import read_bundle
-from anomaly.fitting.weighing import LEAST, equal_weights, faint_defects, visibility_weights
+from anomaly.fitting.weighing import LEAST, faint_defects, visibility_weights
 from anomaly.inspection.writer import model_facts
 from anomaly.maps import MapStatistics
 from anomaly.models.training import Silent
@@ -64,19 +64,16 @@ def test_one_branch_or_one_photo_leaves_nothing_to_choose(model: Path, photos: l
         detector, scorers={"embedding": detector.scorers["embedding"]}, weights={"embedding": 1.0}
     )
     assert visibility_weights(alone, photos, Silent()) == {"embedding": 1.0}
-    assert visibility_weights(detector, photos[:1], Silent()) == {
-        "reconstruction": 1 / 3, "embedding": 1 / 6, "coarse": 1 / 6, "texture": 1 / 3,
-    }  # fmt: skip
+    assert visibility_weights(detector, photos[:1], Silent()) == dict.fromkeys(detector.scorers, 1 / 4)
 
 
-def test_two_sizes_of_one_branch_weigh_as_one(model: Path, photos: list[np.ndarray]) -> None:
+def test_two_sizes_of_one_branch_weigh_by_what_the_better_sees(model: Path, photos: list[np.ndarray]) -> None:
     detector = read_bundle(model).detector
     found = visibility_weights(detector, photos, Silent())
     assert found["embedding"] == found["coarse"]
-    alone = {name: scorer for name, scorer in detector.scorers.items() if name != "coarse"}
-    assert equal_weights(alone) == pytest.approx(dict.fromkeys(alone, 1 / 3))
-    apart = {name: scorer for name, scorer in detector.scorers.items() if name != "embedding"}
-    assert equal_weights(apart) == pytest.approx(dict.fromkeys(apart, 1 / 3))
+    alone = {name: scorer for name, scorer in detector.scorers.items() if name != "embedding"}
+    seen = visibility_weights(replace(detector, scorers=alone), photos, Silent())
+    assert seen["coarse"] / seen["texture"] < found["coarse"] / found["texture"]
 
 
 def test_only_defects_are_drawn_and_none_at_its_largest() -> None:

@@ -17,8 +17,12 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Folder of the report, config.yaml and the cells.")],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file, see configs/.")] = None,
     set_: Overrides = None,
-    strengths: Annotated[str, typer.Option("--strengths", help="Augmentation strengths.")] = "0,0.3,0.6",
-    sizes: Annotated[str, typer.Option("--sizes", help="Embedding sizes.")] = "32,128,256",
+    strengths: Annotated[
+        str, typer.Option("--strengths", help="Augmentation strengths; the configured one is added.")
+    ] = "0,0.3,0.6",
+    sizes: Annotated[
+        str, typer.Option("--sizes", help="Embedding sizes, beside the configured one.")
+    ] = "32,128,256",
     temperatures: Annotated[
         str | None, typer.Option("--temperatures", help="Temperatures; default the configured one.")
     ] = None,
@@ -49,8 +53,8 @@ def command(
     now = settings.contrastive
     cells = grid(
         settings,
-        _numbers("--strengths", strengths),
-        _whole("--sizes", sizes),
+        sorted({*_numbers("--strengths", strengths), now.augmentation_strength}),
+        sorted({*_whole("--sizes", sizes), now.embedding_size}),
         [now.temperature] if temperatures is None else _numbers("--temperatures", temperatures),
         [settings.supervised_weight] if weights is None else _numbers("--supervised-weights", weights),
         seeds,

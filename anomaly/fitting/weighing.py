@@ -23,16 +23,16 @@ FAINT = slice(1, 3)
 SHARPNESS = 2
 """The power of its visibility that a branch weighs by."""
 LEAST = 0.05
-"""Share that a branch, or two of a kin, is given at least, before shares are brought to sum 1: drawn defects
-are no sample of the real ones."""
+"""Share that a branch is given at least, before shares are brought to sum 1: drawn defects are no sample of
+the real ones."""
 
 
 def visibility_weights(detector: Detector, photos: Sequence[Photo], progress: Progress) -> dict[str, float]:
     """Weights of the branches of `detector`, sum 1, from working `photos` that it was not trained on.
 
     A branch weighs by the square of its visibility (see `anomaly.visibility.index`) of eight kinds of drawn
-    defects at two small magnitudes, its mean over them; branches of a kin by that of the one which sees more,
-    and share alike. All alike where nothing is seen, or nothing can be drawn.
+    defects at two small magnitudes, its mean over them; two of a kin both by that of the one which sees more.
+    All alike where nothing is seen, or nothing can be drawn.
     """
     scorers = detector.scorers
     equal = equal_weights(scorers)
@@ -45,38 +45,30 @@ def visibility_weights(detector: Detector, photos: Sequence[Photo], progress: Pr
     except DataError:
         return equal
 
-    def seen(name: str) -> float:
-        return float(np.mean([graded.seen[name].visibility for graded in measured.graded]))
+    def seen(kin: str) -> float:
+        """What the branches of a kin see, at best."""
+        return max(
+            float(np.mean([graded.seen[name].visibility for graded in measured.graded]))
+            for name in scorers
+            if _kin(name, scorers) == kin
+        )
 
-    kins = _kins(scorers)
-    weights = np.array([max(map(seen, kin)) for kin in kins]) ** SHARPNESS
+    weights = np.array([seen(_kin(name, scorers)) for name in scorers]) ** SHARPNESS
     if not weights.sum():
         return equal
     weights = np.maximum(weights / weights.sum(), LEAST)
-    return _shared(scorers, kins, (weights / weights.sum()).tolist())
+    return dict(zip(scorers, (weights / weights.sum()).tolist(), strict=True))
 
 
 def equal_weights(scorers: Mapping[str, Scorer[Any]]) -> dict[str, float]:
-    """Weights that let all branches count alike, those of a kin as one, sum 1."""
-    kins = _kins(scorers)
-    return _shared(scorers, kins, [1 / len(kins)] * len(kins))
+    """Weights that let all branches count alike, sum 1."""
+    return dict.fromkeys(scorers, 1 / len(scorers))
 
 
-def _kins(scorers: Mapping[str, Scorer[Any]]) -> list[list[str]]:
-    """The branches, those of a kin together."""
-    kins: dict[str, list[str]] = {}
-    for name, scorer in scorers.items():
-        kin = scorer.kin
-        kins.setdefault(name if kin is None or kin not in scorers else kin, []).append(name)
-    return list(kins.values())
-
-
-def _shared(
-    scorers: Mapping[str, Scorer[Any]], kins: list[list[str]], weights: list[float]
-) -> dict[str, float]:
-    """What each branch gets of the weight of its kin."""
-    shares = {name: weight / len(kin) for kin, weight in zip(kins, weights, strict=True) for name in kin}
-    return {name: shares[name] for name in scorers}
+def _kin(name: str, scorers: Mapping[str, Scorer[Any]]) -> str:
+    """The branch that `name` looks at the photo with, in another size; itself where it has none."""
+    kin = scorers[name].kin
+    return name if kin is None or kin not in scorers else kin
 
 
 def faint_defects() -> list[Probe]:

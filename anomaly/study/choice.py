@@ -62,7 +62,8 @@ def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> 
     steady = [one for one in summaries if one.overkill_interval[0] <= target_fpr]
     least = min(one.overkill for one in summaries)
     among = steady or [one for one in summaries if one.overkill == least]
-    best = min(among, key=lambda one: (one.index, one.dials))
+    best = min(among, key=lambda one: (round(one.index, 9), one.dials != fixed, one.dials))
+    level = sum(round(one.index, 9) == round(best.index, 9) for one in among) - 1
     now = next((one for one in summaries if one.dials == fixed), None)
     left_out = len(summaries) - len(among) - (now is not None and now not in among)
     reason = ""
@@ -86,10 +87,11 @@ def recommend(summaries: Sequence[Summary], fixed: Dials, target_fpr: float) -> 
                 f"({fixed}); the standard error of the difference is {error:.3f}, and with 95 % confidence "
                 f"it is at least {bound:.3f}"
             )
-    elif now is not None:
-        reason = f"the configured dials have the lowest suppression index of the grid, {best.index:.3f}"
     else:
-        reason = f"it has the lowest suppression index of the grid, {best.index:.3f}"
+        who = "it has" if now is None else "the configured dials have"
+        reason = f"{who} the lowest suppression index of the grid, {best.index:.3f}"
+        if level:
+            reason += f"; {level} other{'s are' if level > 1 else ' is'} level with it"
     seeds = len(best.by_seed)
     first = sum(
         all(best.by_seed[seed] <= one.by_seed.get(seed, np.inf) for one in among) for seed in best.by_seed
