@@ -199,7 +199,8 @@ def test_a_study_recommends_and_goes_on_where_it_stopped(
     rows = [f"photos/{name},train,normal,lot{i // 5}" for i, name in enumerate(names)]
     Path("lots.csv").write_text("\n".join(["path,split,label,group", *rows]))
     arguments = (
-        "study", "lots.csv", "--out", "s", "--strengths", "0,0.6", "--sizes", "8", "--seeds", 1,
+        "study", "lots.csv", "--out", "s", "--strengths", "0", "--sizes", "8", "--seeds", 1,
+        "--set", "contrastive.augmentation_strength=0.6", "--set", "contrastive.embedding_size=8",
         "--photos", 2, "--magnitudes", 2, "--probes", "spot,grain", "--workers", 1, "--json", *SMALL,
     )  # fmt: skip
     code, stdout, stderr = run(capfd, *arguments)
@@ -280,20 +281,8 @@ def test_the_documented_commands_run(
     less = {
         "study": (
             *SMALL,
-            *(
-                "--strengths",
-                0.3,
-                "--sizes",
-                8,
-                "--seeds",
-                1,
-                "--photos",
-                2,
-                "--probes",
-                "spot",
-                "--workers",
-                1,
-            ),
+            *("--strengths", 0.3, "--sizes", 8, "--set", "contrastive.embedding_size=8", "--seeds", 1),
+            *("--photos", 2, "--probes", "spot", "--workers", 1),
         ),
         "fit": (),
     }
