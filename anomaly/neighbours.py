@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 Floats = NDArray[np.float32]
 
@@ -15,6 +17,12 @@ PROBES = 8
 QUERIES, PATCHES = 1024, 8192
 """Queries and patches that one matrix product compares: its result stays within the cache's reach. Cells are
 asked by PATCHES queries at a time: the more ask a cell at once, the less reading it costs each."""
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """What multiplies numpy's matrices."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def coreset(patches: Floats, size: int, seed: int) -> Floats:
@@ -127,9 +135,10 @@ class MemoryBank:
         first = np.flatnonzero(np.diff(cell, prepend=-1))
         last = np.append(first[1:], len(cell))
         runs = np.stack([cell[first], first, last, ends[first], ends[last]], axis=1)
-        for each, start, stop, begin, end in runs.tolist():
-            out = closeness[begin:end].reshape(stop - start, -1)
-            np.matmul(asked[start:stop], self._columns[each], out=out)
+        with _blas().limit(limits=1):  # products this small only wait for a second thread
+            for each, start, stop, begin, end in runs.tolist():
+                out = closeness[begin:end].reshape(stop - start, -1)
+                np.matmul(asked[start:stop], self._columns[each], out=out)
         best[turn] = np.maximum.reduceat(closeness, ends[:-1])
         nearest = best.reshape(-1, probes).argmax(1) + probes * np.arange(len(queries))
         row = np.zeros(len(asks), np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +33,7 @@ def command(
     progress = TerminalProgress()
     score = None
     if runtime != "torch":
-        score = choose_scorer(bundle, runtime, threads=os.cpu_count() or 1, say=say)
+        score = choose_scorer(bundle, runtime, threads=1, say=say)
     with progress.running():
         metrics = evaluate(bundle, samples, score=score, progress=progress)
     if track and score is None:
