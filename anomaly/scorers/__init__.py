@@ -95,7 +95,8 @@ class Scorer(ABC, Generic[Options]):
 
     @property
     def kin(self) -> str | None:
-        """The branch that asks the same of the photo at another size, if any: the two weigh as one."""
+        """The branch that asks the same of the photo at another size, if any: both weigh by what the one that
+        sees more of drawn defects sees."""
         return None
 
     @property
