@@ -27,7 +27,7 @@ def test_overrides_win_over_the_file() -> None:
     config = RunConfig.load(CONFIGS / "demo.yaml", ["scorers.reconstruction.steps=7", "backbone=none"])
     assert config.scorers["reconstruction"].steps == 7
     assert config.backbone == "none"
-    assert config.picture_steps == 120
+    assert config.scorers["reconstruction"].steps == 250
     assert "embedding" in config.scorers
 
 
