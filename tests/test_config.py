@@ -24,8 +24,8 @@ def test_every_shipped_file_is_valid(path: Path) -> None:
 
 
 def test_overrides_win_over_the_file() -> None:
-    config = RunConfig.load(CONFIGS / "demo.yaml", ["scorers.reconstruction.steps=7", "backbone=none"])
-    assert config.scorers["reconstruction"].steps == 7
+    config = RunConfig.load(CONFIGS / "demo.yaml", ["contrastive.steps=7", "backbone=none"])
+    assert config.contrastive.steps == 7
     assert config.backbone == "none"
     assert config.scorers["reconstruction"].steps == 250
     assert "embedding" in config.scorers
