@@ -163,6 +163,15 @@ def piped(folder: Path, manifest: Manifest) -> None:
     (folder / "calibration.json").mkdir()
 
 
+def calibration(rows: object) -> Spoil:
+    """Calibration photos as they would be written by hand."""
+
+    def spoil(folder: Path, manifest: Manifest) -> None:
+        (folder / "calibration.json").write_text(json.dumps(rows))
+
+    return spoil
+
+
 def nan(values: torch.Tensor) -> torch.Tensor:
     return torch.full_like(values, float("nan"))
 
@@ -186,6 +195,8 @@ SPOILS: dict[str, Spoil] = {
     "link to itself": looped,
     "file of five gigabytes": oversize,
     "folder instead of a file": piped,
+    "no calibration photos": calibration([]),
+    "calibration score that is no number": calibration([{"image_score": float("nan"), "size": [8, 8]}]),
     "no list of files": without("files"),
     "files in a list": field("files", value=["encoder.safetensors"]),
     "no files": field("files", value={}),

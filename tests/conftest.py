@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from anomaly.models.training import Silent
+
 QUICK = (
     "image.image_size=128",
     "contrastive.steps=5",
@@ -31,6 +33,17 @@ AS_FITTED = (*QUICK, "fusion.weighting=visibility", "data.any_angle=auto")
 without."""
 SPOT = (70, 40)
 """(row, col) of the middle of the defect on every bad photo."""
+
+
+class StopIn(Silent):
+    """Ctrl-C in one stage."""
+
+    def __init__(self, stage: str, when: int) -> None:
+        self.where = (stage, when)
+
+    def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
+        if (stage, done) == self.where:
+            raise KeyboardInterrupt
 
 
 def draw_photo(

@@ -71,6 +71,12 @@ def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
         ),
         ("scorers.embeding.bank_size=3", "unknown scorer 'embeding': did you mean 'embedding'"),
         ("scorers.embedding.bank=3", "there is no field 'scorers.embedding.bank': did you mean 'bank_size'"),
+        (
+            "image.image_size=16",
+            "image.image_size = 16: input should be 'auto' or greater than or equal to 32",
+        ),
+        ("image.tile_size=128", "image.tile_size = 128: input should be greater than or equal to 160"),
+        ("data.max_megapixels=.inf", "data.max_megapixels = inf: input should be a finite number"),
         ("nonsense", "--set takes section.key=value, got 'nonsense'"),
         ("calibration.target_fpr=[", "'[' is not a YAML value"),
     ],

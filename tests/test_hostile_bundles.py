@@ -54,6 +54,12 @@ def test_hostile_models_are_refused(copy: Path, name: str) -> None:
     refused(copy)
 
 
+def test_a_pipe_that_nobody_writes_into_is_not_waited_for(copy: Path) -> None:
+    (copy / "calibration.json").unlink()
+    os.mkfifo(copy / "calibration.json")
+    refused(copy)
+
+
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_hostile_manifests_are_refused(copy: Path, name: str) -> None:
     (copy / MANIFEST).write_bytes(MANIFESTS[name])

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import AS_FITTED, QUICK, SPOT, draw_photo
+from conftest import AS_FITTED, QUICK, SPOT, StopIn, draw_photo
 
-from anomaly.bundle import FORMAT, MANIFEST, read_bundle
+from anomaly.bundle import FORMAT, MANIFEST, read_bundle, write_bundle
 from anomaly.config import RunConfig
 from anomaly.data.layouts import read_samples
 from anomaly.errors import BundleError, CalibrationError, ConfigError, DataError
@@ -19,18 +19,6 @@ from anomaly.evaluation import evaluate
 from anomaly.fitting.run import fit
 from anomaly.inspection.inputs import expand
 from anomaly.inspection.stream import judge, judge_all
-from anomaly.models.training import Silent
-
-
-class StopIn(Silent):
-    """Ctrl-C in one stage."""
-
-    def __init__(self, stage: str, when: int) -> None:
-        self.where = (stage, when)
-
-    def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
-        if (stage, done) == self.where:
-            raise KeyboardInterrupt
 
 
 def test_it_finds_the_defect_and_where(model: Path, product: Path) -> None:
@@ -157,6 +145,43 @@ def test_a_folder_that_is_no_model_is_never_overwritten(product: Path, tmp_path:
     with pytest.raises(ConfigError, match="is not a model"):
         fit(product, tmp_path / "photos", RunConfig.load(None, list(QUICK)), overwrite=True)
     assert (tmp_path / "photos" / "mine.txt").read_text() == "keep"
+
+
+def test_a_model_needs_a_folder_of_its_own(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(ConfigError, match="is a file: give another --out"):
+        fit(product, tmp_path / "file", RunConfig.load(None, list(QUICK)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        fit(product, Path("."), RunConfig.load(None, list(QUICK)), overwrite=True)
+
+
+def test_what_an_interruption_left_of_an_overwritten_model_is_no_hindrance(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m.old").mkdir()
+    (tmp_path / "m.old" / "left").write_text("over")
+    (tmp_path / "m").mkdir()
+    found = read_bundle(model)
+    rows, maps = found.calibration_photos, found.calibration_maps
+    write_bundle(tmp_path / "m", found.detector, {}, rows, maps, [])
+    assert read_bundle(tmp_path / "m").calibration_photos == rows
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+
+
+def test_other_photos_under_the_same_names_are_other_photos(product: Path, tmp_path: Path) -> None:
+    config, folder = RunConfig.load(None, list(QUICK)), tmp_path / "photos"
+    shutil.copytree(product / "train/good", folder)
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder, tmp_path / "m", config, progress=StopIn("contrastive", 1))
+    photo = next(iter(sorted(folder.iterdir())))
+    data = bytearray(photo.read_bytes())
+    data[-1] ^= 1
+    photo.write_bytes(data)
+    with pytest.raises(ConfigError, match="begun with other photos"):
+        fit(folder, tmp_path / "m", config, resume=True)
 
 
 def test_too_few_photos_says_how_many(product: Path, tmp_path: Path) -> None:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import QUICK
+from conftest import QUICK, StopIn
 from scipy import stats
 from test_commands import run
 
 from anomaly.bundle import read_manifest
 from anomaly.config import RunConfig
+from anomaly.data.layouts import read_samples
 from anomaly.errors import ConfigError
 from anomaly.models.backbones import Backbone
+from anomaly.models.training import Silent
+from anomaly.records import Sample
 from anomaly.study.cells import Cell, Dials, grid
 from anomaly.study.choice import recommend, summarise
 from anomaly.study.diagnose import Snapshots
 from anomaly.study.features import Remembering
+from anomaly.study.prepare import prepare
+from anomaly.study.run import Effort, _note
 
 FIXED = Dials(0.3, 128, 0.1)
 STUDENT = 2 * float(stats.t.ppf(0.975, 1))
@@ -152,8 +158,32 @@ def test_features_are_made_once_and_are_the_same_ever_after(tmp_path: Path) -> N
     )
 
 
+def test_pictures_that_differ_by_less_than_a_grey_level_are_not_one_picture(tmp_path: Path) -> None:
+    image = torch.full((1, 3, 32, 32), 7.0)
+    remembering = Remembering(Counting(), tmp_path)
+    assert not torch.equal(remembering(image), remembering(image + 0.75))
+
+
+def test_a_strict_threshold_gets_the_photos_that_it_needs(product: Path, tmp_path: Path) -> None:
+    good = [one for one in read_samples(product) if one.split == "train" and one.label == "normal"]
+    config = RunConfig.load(None, [*QUICK, "calibration.target_fpr=0.05"])
+    kept = prepare(good, config, tmp_path, 20, Silent())
+    assert len(kept.train) + len(kept.held_out) == 2 * 19 + 4
+
+
+def test_a_study_under_other_lots_is_another_study(product: Path, tmp_path: Path) -> None:
+    good = [one for one in read_samples(product) if one.split == "train"]
+    lots = [replace(one, group=str(i // 9)) for i, one in enumerate(good)]
+
+    def identity(samples: list[Sample], out: str) -> object:
+        (tmp_path / out).mkdir()
+        return _note(tmp_path / out, RunConfig(), Effort(), ["spot"], samples, overwrite=False)["identity"]
+
+    assert identity(good, "a") == identity(good, "b") != identity(lots, "c")
+
+
 def test_snapshots_follow_the_projection_and_keep_checkpoints(tmp_path: Path) -> None:
-    from anomaly.models.training import Silent, train
+    from anomaly.models.training import train
 
     network, snapshots = torch.nn.Linear(2, 1), Snapshots(tmp_path)
     rest = {"steps": 30, "learning_rate": 0.1, "seed": 0, "checkpoints": snapshots, "progress": Silent()}
@@ -165,7 +195,7 @@ def test_snapshots_follow_the_projection_and_keep_checkpoints(tmp_path: Path) ->
 
 
 def test_snapshots_of_a_stopped_training_are_those_of_a_whole_one(tmp_path: Path) -> None:
-    from anomaly.models.training import Silent, train
+    from anomaly.models.training import train
 
     class Stopping:
         def step(self, stage: str, done: int, total: int, loss: float | None = None) -> None:
@@ -322,7 +352,10 @@ def test_a_fit_chooses_its_dials_itself(
     monkeypatch.setattr(auto, "SIZES", (8,))
     said: list[str] = []
     config = RunConfig.load(None, [*QUICK, "dials=auto"])
-    fit(product, tmp_path / "m", config, say=said.append)
+    with pytest.raises(KeyboardInterrupt):
+        fit(product, tmp_path / "m", config, say=said.append, progress=StopIn("reconstruction", 1))
+    monkeypatch.setattr(auto, "run_all", None)  # what was chosen is not asked again
+    fit(product, tmp_path / "m", config, say=said.append, resume=True)
     bundle = read_bundle(tmp_path / "m")
     chosen = bundle.manifest["dials"]
     assert chosen["cells"] == 4 and chosen["reason"] in "".join(said)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from anomaly.errors import ConfigError
 from anomaly.models.training import Checkpoints, Silent, train
 
 TARGET = torch.linspace(-1, 1, 6)
@@ -59,3 +60,10 @@ def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
     again, losses = run(tmp_path, StopAt(1))
     assert torch.equal(first.weight, again.weight)
     assert len(losses) == 40
+
+
+def test_training_that_diverges_says_what_to_lower() -> None:
+    module = nn.Linear(2, 1)
+    rest = {"steps": 5, "learning_rate": 0.1, "seed": 0, "checkpoints": Checkpoints(), "progress": Silent()}
+    with pytest.raises(ConfigError, match=r"training s diverged: .* lower its learning rate"):
+        train(module, lambda _: module(torch.full((1, 2), float("inf"))).sum(), stage="s", **rest)
