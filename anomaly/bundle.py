@@ -195,7 +195,9 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
             if isinstance(scorer, Searching):
                 scorer.restore_arrays(_arrays(files, f"scorer.{name}.safetensors"))
                 del files[f"scorer.{name}.safetensors"]
-        calibration = Calibration(np.sort(scores), config.calibration, float(manifest["threshold"]))
+        groups = tuple(sorted({str(photo["group"]) for photo in photos if photo.get("group")}))
+        threshold = float(manifest["threshold"])
+        calibration = Calibration(np.sort(scores), config.calibration, threshold, groups)
         policy = Versions(folder, manifest["checksum"]).current(Policy.born(calibration))
 
         def assembled(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ class Calibration:
     scores: Floats
     config: CalibrationConfig
     threshold: float
+    groups: tuple[str, ...] = ()
+    """The lots, parts or cameras that the photos are of, where they are known."""
 
     @classmethod
     def of(cls, scores: Floats, config: CalibrationConfig) -> Calibration:
@@ -34,16 +37,35 @@ class Calibration:
     @property
     def guarantee(self) -> str:
         """The promise in words."""
-        rate, n = f"{100 * self.config.target_fpr:g} %", len(self.scores)
+        like = f"normal photos like the {len(self.scores)} calibration photos{of_groups(self.groups)}"
+        said = f"At most {100 * self.config.target_fpr:g} % of {like} are called anomalous, "
         if self.config.guarantee == "marginal":
-            return (
-                f"At most {rate} of normal photos like the {n} calibration photos are called anomalous, "
-                "on average over such calibrations; with these very photos it may be more."
-            )
-        return (
-            f"At most {rate} of normal photos like the {n} calibration photos are called anomalous, "
-            f"with {100 * self.config.confidence:g} % confidence."
-        )
+            said += "on average over such calibrations; with these very photos it may be more."
+        else:
+            said += f"with {100 * self.config.confidence:g} % confidence."
+        return said + few_groups(self.groups)
+
+
+FEW_GROUPS = 5
+"""Groups below which a promise says that it is about photos like theirs."""
+
+
+def of_groups(names: Iterable[str]) -> str:
+    """ " of 2 groups (A, B)"; nothing where no group is known."""
+    known = sorted(set(names))
+    if not known:
+        return ""
+    named = f" ({', '.join(known)})" if len(known) <= FEW_GROUPS else ""
+    return f" of {len(known)} group{'s' if len(known) > 1 else ''}{named}"
+
+
+def few_groups(names: Iterable[str]) -> str:
+    """What a promise from photos of few groups does not say, as a further sentence."""
+    count = len(set(names))
+    if not 0 < count < FEW_GROUPS:
+        return ""
+    those = "this one group" if count == 1 else f"these {count} groups"
+    return f" It is a promise about photos like those of {those}; other lots may differ."
 
 
 def photos_needed(config: CalibrationConfig) -> int:

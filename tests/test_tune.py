@@ -266,6 +266,56 @@ def test_parts_are_counted_as_one_and_judged_by_their_worst_photo(
     assert run(capfd, *tune, "--count-parts", "--by-group")[0] == 2
 
 
+def test_costs_are_signed_and_every_row_tells_what_it_costs(
+    capfd: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    data = planted(own_model, tmp_path / "d", overlapping(120, 80))
+    asked = ("--escape-cost", "200", "--overkill-cost", "1", "--defect-rate", "0.2%")
+    told = answer(capfd, "--model", own_model, data, *asked)
+    for row in (told["chosen"], *told["points"]):
+        point = row["cross_fitted"] or row["optimistic"]
+        if point:
+            cost = 1000 * (0.002 * point["escape_rate"] * 200 + 0.998 * point["overkill_rate"])
+            low, high = point["cost_interval"]
+            assert point["cost_per_1000"] == pytest.approx(cost) and 0 <= low <= cost <= high
+    words = "an escape costs 200, an overkill costs 1, 0.2 % of parts are defective"
+    versions = read_bundle(own_model).versions
+    entry = versions.records()[0]["entry"]
+    assert words in entry["asked"][0] and words in entry["new"]["promise"]
+    audit = tmp_path / "audit.html"
+    assert run(capfd, "audit", "show", "--model", own_model, "--report", audit)[0] == 0
+    assert words in versions.report(1).read_text() and words in audit.read_text()
+    stdout = run(capfd, "tune", "--model", own_model, data, *asked, "--dry-run")[1]
+    assert stdout.count(", least") == 1 and "1000 parts cost" in stdout
+
+
+def test_a_wish_kept_in_choosing_stands_beside_the_fair_count(
+    capfd: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    data = planted(own_model, tmp_path / "d", overlapping(120, 80))
+    stdout = run(capfd, "tune", "--model", own_model, data, "--zero-escapes", "--dry-run")[1]
+    row = next(line for line in stdout.splitlines() if "at most 0.5 % of these" in line)
+    assert "fair; 0 + " in row and "in choosing" in row
+    assert "two-sided intervals at 95 %" in stdout and "reviewed" not in stdout
+    wish = ("--zero-escapes", "--review-share", "5%", "--dry-run")
+    assert "reviewed: normal + anomalous" in run(capfd, "tune", "--model", own_model, data, *wish)[1]
+
+
+def test_a_promise_names_the_few_lots_that_it_rests_on(
+    capfd: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    rows = [row for name in ("lot A", "lot B") for row in rows_of([*range(40)], [50.0, 51.0], name)]
+    data = planted(own_model, tmp_path / "d", rows)
+    told = answer(capfd, "--model", own_model, data, "--max-overkill", "5%", "--zero-escapes")
+    assert "like the 80 of 2 groups (lot A, lot B) that chose" in told["promise"]
+    assert "a promise about photos like those of these 2 groups" in told["promise"]
+    assert not any("use --count-parts" in sentence for sentence in told["limits"]), "lots are no parts"
+    code, _, stderr = run(
+        capfd, "tune", "--model", own_model, data, "--max-overkill", "5%", "--count-parts", "--dry-run"
+    )
+    assert code == 3 and "all 2 groups hold normal and anomalous photos: groups must be parts" in stderr
+
+
 def test_a_plan_gives_the_numbers_of_photos(capfd: pytest.CaptureFixture[str]) -> None:
     code, stdout, _ = run(
         capfd, "tune", "plan", "--max-escape", "1%", "--max-overkill", "5%", "--confidence", "95%", "--json"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,14 @@ class Costs:
         escapes = self.defect_rate * np.asarray(escape_rate, dtype=float) * self.escape_cost
         overkills = (1 - self.defect_rate) * np.asarray(overkill_rate, dtype=float) * self.overkill_cost
         return np.asarray(1000 * (escapes + overkills), dtype=np.float64)
+
+    @property
+    def words(self) -> str:
+        """All three numbers."""
+        return (
+            f"an escape costs {self.escape_cost:g}, an overkill costs {self.overkill_cost:g}, "
+            f"{100 * self.defect_rate:.6g} % of parts are defective"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,22 @@ class OperatingPoint:
     """Expected cost of 1000 parts, None without costs or without photos of both labels."""
     optimistic: bool
     """The photos that were counted also chose the threshold."""
+    cost_interval: tuple[float, float] | None = None
+    """At `confidence`, from those of the two rates (Zou and Donner, Statistics in Medicine 2008)."""
+
+    def priced(self, costs: Costs | None) -> OperatingPoint:
+        """The same figures with what they cost."""
+        if costs is None or self.escape_rate is None or self.overkill_rate is None:
+            return replace(self, cost_per_1000=None, cost_interval=None)
+        cost = float(costs.per_1000(self.escape_rate, self.overkill_rate))
+        ends = zip(self.escape_interval, self.overkill_interval, strict=True)
+        low, high = (
+            math.hypot(
+                costs.per_1000(escape - self.escape_rate, 0), costs.per_1000(0, overkill - self.overkill_rate)
+            )
+            for escape, overkill in ends
+        )
+        return replace(self, cost_per_1000=cost, cost_interval=(cost - low, cost + high))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -249,10 +273,7 @@ def counted(
     escapes, overkills = int((decisions[anomalous] == 0).sum()), int((decisions[~anomalous] == 2).sum())
     escape_rate = escapes / n_bad if n_bad else None
     overkill_rate = overkills / n_good if n_good else None
-    cost = None
-    if costs is not None and escape_rate is not None and overkill_rate is not None:
-        cost = float(costs.per_1000(escape_rate, overkill_rate))
-    return OperatingPoint(
+    point = OperatingPoint(
         threshold=band[0],
         review_threshold=band[1],
         n_normal=n_good,
@@ -266,9 +287,10 @@ def counted(
         overkill_interval=clopper_pearson(overkills, n_good, confidence),
         escape_interval=clopper_pearson(escapes, n_bad, confidence),
         confidence=confidence,
-        cost_per_1000=cost,
+        cost_per_1000=None,
         optimistic=optimistic,
     )
+    return point.priced(costs)
 
 
 def _deal(groups: npt.NDArray[np.int64], anomalous: Bools, folds: int, seed: int) -> npt.NDArray[np.int64]:

@@ -14,7 +14,7 @@ from anomaly.metrics import Bools, Floats
 from anomaly.policy.policy import Cut
 from anomaly.quality.intervals import exact_share, zero_failure_sample_size
 from anomaly.quality.order_statistics import marginal_threshold, promised_failures
-from anomaly.quality.thresholds import OperatingPoint, Rule, choose, counted, cross_fitted
+from anomaly.quality.thresholds import Costs, OperatingPoint, Rule, choose, counted, cross_fitted
 
 LADDER = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Rates of overkill that the table shows whatever was asked."""
@@ -39,6 +39,14 @@ class Row:
     def cut(self) -> Cut | None:
         point = self.point
         return None if point is None else Cut(point.threshold, point.review_threshold)
+
+    def priced(self, costs: Costs | None) -> Row:
+        """The same row with what its figures cost."""
+        return replace(
+            self,
+            fair=self.fair and self.fair.priced(costs),
+            optimistic=self.optimistic and self.optimistic.priced(costs),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -134,6 +142,10 @@ def from_normal(wish: str, units: Units, rule: Rule) -> Row:
 
 def table(units: Units, rule: Rule) -> list[Row]:
     """Other operating points to compare with: each wish alone, and rates of overkill."""
+    return [row.priced(rule.costs) for row in _table(units, rule)]
+
+
+def _table(units: Units, rule: Rule) -> list[Row]:
     rows = []
     if not units.n_anomalous:
         for rate in LADDER:
@@ -186,10 +198,26 @@ def describe(rule: Rule) -> str:
     if rule.zero_escapes:
         said.append("no escape among these")
     if rule.costs is not None:
-        said.append("least cost")
+        said.append(f"least cost ({rule.costs.words})")
     if rule.review_share is not None:
         said.append(f"up to {percent(rule.review_share)} of the normal ones reviewed")
     return ", ".join(said)
+
+
+def cheapest(chosen: Row, rows: Sequence[Row]) -> Row | None:
+    """The row of least cost among `chosen` and those counted as it was; the first of equal ones."""
+    alike = [row for row in (chosen, *rows) if (row.fair is None) == (chosen.fair is None)]
+    priced = [(row.point.cost_per_1000, row) for row in alike if row.point is not None]
+    known = [(cost, row) for cost, row in priced if cost is not None]
+    return min(known, key=lambda one: one[0])[1] if known else None
+
+
+def cost_words(point: OperatingPoint) -> str:
+    """ "273 (120 to 460)" """
+    if point.cost_per_1000 is None or point.cost_interval is None:
+        return "unknown"
+    low, high = point.cost_interval
+    return f"{point.cost_per_1000:.4g} ({low:.3g} to {high:.3g})"
 
 
 def percent(rate: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy as np
 from anomaly.quality.thresholds import OperatingPoint
 from anomaly.report.charts import histogram
 from anomaly.report.filed import Block, FiledReport, Section, Table
-from anomaly.tuning.points import Row, percent
+from anomaly.tuning.limits import CLAIM_CONFIDENCE
+from anomaly.tuning.points import Row, cheapest, cost_words, percent
 from anomaly.tuning.tuned import Tuned
 
-COLUMNS = ("", "threshold#", "overkill#", "escapes#", "reviewed#", "figures")
+COST = "cost of 1000 parts"
 FAIR, OPTIMISTIC = "fair", "optimistic"
 METHOD = (
     "A photo is anomalous when its score is above the threshold, and to be reviewed when it lies in the band "
@@ -21,43 +23,84 @@ METHOD = (
     "that the rate is kept with the stated confidence. The same holds for anomalous ones below it.",
     "Counts called fair are of photos that did not choose the threshold: in five folds, photos of one group "
     "together, each fold is judged by the threshold that the others choose. Counts called optimistic are of "
-    "the photos that chose it. Intervals are exact (Clopper and Pearson).",
+    "the photos that chose it; where a row has both, its wish was kept by these (in choosing), and the fair "
+    "counts may exceed it. Intervals are exact and two-sided (Clopper and Pearson); what is promised, or "
+    "could be, is a one-sided bound.",
+)
+COSTS = (
+    "What a threshold costs follows from its two rates as counted in its row: 1000 (d e E + (1 - d) o O) "
+    "where d is the share of defective parts, e and o the rates of escapes and overkill, E and O what they "
+    "cost. Its interval is made of those of the two rates (Zou and Donner 2008)."
 )
 
 
 def plain_table(tuned: Tuned) -> str:
     """The operating points as aligned text, the chosen one marked."""
-    rows = [[column.removesuffix("#") for column in COLUMNS]]
-    for mark, point in _all(tuned):
-        name = f"{mark} {point.wish}"
-        rows.append([name, *cells(point)] if point.point else [name, point.reason or ""])
-    widths = [max(len(row[i]) for row in rows if len(row) == len(COLUMNS)) for i in range(len(COLUMNS))]
+    marked = _all(tuned)
+    columns = _columns([row for _, row in marked])
+    least = cheapest(tuned.chosen, tuned.rows)
+    table = [(["", *columns], "")]
+    for mark, row in marked:
+        cells = _cells(row, row is least)
+        reason = "" if cells else f"not supported: {row.reason or ''}"
+        table.append(([f"{mark} {row.wish}", *(cells[name] for name in columns if cells)], reason))
+    widths = [max(len(row[i]) for row, _ in table if len(row) > i) for i in range(len(columns) + 1)]
     lines = []
-    for row in rows:
-        if len(row) < len(COLUMNS):
-            lines.append(f"{row[0].ljust(widths[0])}  not supported: {row[1]}")
-        else:
-            padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-            lines.append("  ".join(padded).rstrip())
+    for texts, reason in table:
+        padded = [text.ljust(width) for text, width in zip(texts, widths, strict=False)]
+        lines.append("  ".join([*padded, reason]).rstrip())
+    sure = percent(tuned.asked.rule.confidence or CLAIM_CONFIDENCE)
+    lines.append(
+        f"In brackets: two-sided intervals at {sure} confidence; what can be promised is a one-sided bound."
+    )
+    if any(row.fair for _, row in marked):
+        lines.append(
+            "fair: counted on photos that did not choose the threshold; in choosing: overkills and escapes "
+            "among those that did."
+        )
     return "\n".join(lines)
 
 
-def cells(row: Row) -> list[str]:
-    """Threshold, overkill, escapes, reviewed, kind of figures."""
+def _columns(rows: Sequence[Row]) -> list[str]:
+    points = [row.point for row in rows if row.point is not None]
+    review = ["reviewed: normal + anomalous"] if any(p.review_threshold is not None for p in points) else []
+    cost = [COST] if any(point.cost_per_1000 is not None for point in points) else []
+    return ["threshold", "overkill", "escapes", *review, *cost, "figures"]
+
+
+def _cells(row: Row, least: bool) -> dict[str, str]:
+    """What the columns show of a row; nothing where it has no threshold."""
     point = row.point
-    assert point is not None
+    if point is None:
+        return {}
     threshold = f"{point.threshold:.6g}"
     reviewed = "-"
     if point.review_threshold is not None:
         threshold += f" (review from {point.review_threshold:.6g})"
         reviewed = f"{point.normal_reviews} + {point.anomalous_reviews}"
-    return [
-        threshold,
-        _rate(point.overkills, point.n_normal, point.overkill_interval),
-        _rate(point.escapes, point.n_anomalous, point.escape_interval),
-        reviewed,
-        OPTIMISTIC if point.optimistic else FAIR,
+    return {
+        "threshold": threshold,
+        "overkill": _rate(point.overkills, point.n_normal, point.overkill_interval),
+        "escapes": _rate(point.escapes, point.n_anomalous, point.escape_interval),
+        "reviewed: normal + anomalous": reviewed,
+        COST: cost_words(point) + (", least" if least else ""),
+        "figures": _kind(row),
+    }
+
+
+def _kind(row: Row) -> str:
+    """How the figures were counted, and what the photos that chose say where they say something else."""
+    fair, chose = row.fair, row.optimistic
+    if fair is None:
+        return OPTIMISTIC
+    if chose is None or (fair.overkills, fair.escapes) == (chose.overkills, chose.escapes):
+        return FAIR
+    counts = [
+        str(count)
+        for count, n in ((chose.overkills, chose.n_normal), (chose.escapes, chose.n_anomalous))
+        if n
     ]
+    return f"{FAIR}; {' + '.join(counts)} in choosing"
 
 
 def tuning_report(tuned: Tuned, why: str) -> FiledReport:
@@ -84,7 +127,8 @@ def tuning_report(tuned: Tuned, why: str) -> FiledReport:
     result = [Section("the chosen threshold", _chosen(tuned))]
     if tuned.groups:
         result.append(Section("a threshold for each group", [_table(list(tuned.groups.values()))]))
-    result.append(Section("operating points", [_table([tuned.chosen, *tuned.rows])]))
+    points = [tuned.chosen, *tuned.rows]
+    result.append(Section("operating points", [_table(points, cheapest(tuned.chosen, tuned.rows))]))
     if tuned.suspects:
         result.append(
             Section(
@@ -104,7 +148,7 @@ def tuning_report(tuned: Tuned, why: str) -> FiledReport:
         answer=answer,
         asked=[*asked, facts],
         data=[{name: data[name] for name in names}, *left_out],
-        method=METHOD,
+        method=METHOD if tuned.asked.rule.costs is None else [*METHOD, COSTS],
         result=result,
         limits=[
             *tuned.limits,
@@ -158,21 +202,22 @@ def _all(tuned: Tuned) -> list[tuple[str, Row]]:
     ]
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[Row], least: Row | None = None) -> Table:
     """Narrow enough to be printed."""
     review = any(row.cut is not None and row.cut.review_threshold is not None for row in rows)
-    columns = ["", "threshold#", *(["review from#"] if review else []), "overkill", "escapes"]
-    return Table(columns, [_printed(row, review) for row in rows])
-
-
-def _printed(row: Row, review: bool) -> list[str | float | None]:
-    point = row.point
-    if point is None:
-        return [f"{row.wish}; not supported: {row.reason}", *[None] * (4 if review else 3)]
-    _, overkill, escapes, *_ = cells(row)
-    low = [point.review_threshold] if review else []
-    kind = OPTIMISTIC if point.optimistic else FAIR
-    return [f"{row.wish} ({kind})", point.threshold, *low, overkill, escapes]
+    cost = any(row.point is not None and row.point.cost_per_1000 is not None for row in rows)
+    last = ["overkill", "escapes", *([COST] if cost else [])]
+    columns = ["", "threshold#", *(["review from#"] if review else []), *last]
+    printed: list[list[str | float | None]] = []
+    for row in rows:
+        point, cells = row.point, _cells(row, row is least)
+        if point is None:
+            printed.append([f"{row.wish}; not supported: {row.reason}", *[None] * (len(columns) - 1)])
+            continue
+        low = [point.review_threshold] if review else []
+        shown = [cells[name] for name in last]
+        printed.append([f"{row.wish} ({cells['figures']})", point.threshold, *low, *shown])
+    return Table(columns, printed)
 
 
 def _rate(count: int, n: int, interval: tuple[float, float]) -> str:
@@ -194,7 +239,9 @@ def _cards(point: OperatingPoint | None) -> list[dict[str, str]]:
         if n:
             cards.append({"value": f"{count} of {n}", "label": name, "note": f"{kind} count", "tone": tone})
     if point.cost_per_1000 is not None:
-        cards.append({"value": f"{point.cost_per_1000:.4g}", "label": "cost of 1000 parts"})
+        low, high = point.cost_interval or (0.0, math.inf)
+        note = f"{low:.3g} to {high:.3g}"
+        cards.append({"value": f"{point.cost_per_1000:.4g}", "label": COST, "note": note})
     cards.append({"value": percent(point.confidence), "label": "confidence"})
     return cards
 

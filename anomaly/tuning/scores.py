@@ -126,6 +126,16 @@ class Photos:
     source: str
     """What they are, in words."""
 
+    @property
+    def groups(self) -> set[str]:
+        return {row.group for row in self.rows if row.group is not None}
+
+    @property
+    def mixed_groups(self) -> set[str]:
+        """Groups with normal and with anomalous photos: a lot rather than a part."""
+        good, bad = ({row.group for row in self.rows if row.anomalous is label} for label in (False, True))
+        return {group for group in good & bad if group is not None}
+
 
 def labelled_photos(
     cache: ScoreCache, samples: Sequence[Sample], policy: Policy, progress: Progress

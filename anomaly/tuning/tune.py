@@ -46,6 +46,13 @@ def tune(
     if asked.count_parts and all(row.group is None for row in rows):
         raise DataError("--count-parts needs the part of each photo: give a manifest with the column group")
     units = _units(photos, asked)
+    if asked.count_parts and not units.n_normal and photos.mixed_groups:
+        count, named = len(photos.mixed_groups), len(photos.groups)
+        raise DataError(
+            f"{'all' if count == named else f'{count} of'} {named} groups hold normal and anomalous photos: "
+            "groups must be parts, not lots; leave --count-parts out, or give the part of each photo as "
+            "its group"
+        )
     rule = asked.rule
     _require_defects(units, rule)
     try:
@@ -59,17 +66,18 @@ def tune(
         cuts = {name: row.cut for name, row in groups.items() if row.cut is not None}
         scores = np.sort([row.score for row in rows if not row.anomalous])
         known = born.normal_scores if asked.rules is None or not scores.size else scores
-        unit = "parts" if asked.count_parts else "photos"
-        policy = Policy(chosen.cut, limits.promise(units, rule, unit), known, cuts, asked.rules)
+        promised = limits.promise(units, rule, photos, parts=asked.count_parts)
+        policy = Policy(chosen.cut, promised, known, cuts, asked.rules)
+    others = [*_in_force(bundle, photos, asked), *points.table(units, rule)]
     return Tuned(
         bundle=bundle,
         asked=asked,
         photos=photos,
         units=units,
         chosen=chosen,
-        rows=[*_in_force(bundle, photos, asked), *points.table(units, rule)],
+        rows=others,
         groups=groups,
-        limits=limits.limits(units, photos, rule, chosen, groups, parts=asked.count_parts),
+        limits=limits.limits(units, photos, rule, chosen, others, groups, parts=asked.count_parts),
         policy=policy,
         refusal=refusal,
         cache=cache,
