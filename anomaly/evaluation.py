@@ -91,6 +91,7 @@ def evaluate(
         "threshold": detector.policy.cut.threshold,
         "review_threshold": detector.policy.cut.review_threshold,
         "version": detector.policy.version,
+        "promise": detector.policy.promise,
         "escape_rate": _rate(passed[labels]),
         "escape_rate_interval": _interval(passed[labels]),
         "overkill_rate": _rate(flagged[~labels]),
@@ -105,6 +106,7 @@ def evaluate(
         "anomalous_reviews": int((decisions[labels] == "review").sum()),
         "n_normal": int((~labels).sum()),
         "n_anomalous": int(labels.sum()),
+        "n_groups": len({sample.group for sample, _ in scored if sample.group is not None}),
         "n_masks": sum(bool(mask.any()) for mask in masks),
         "per_defect_type": _per_type([sample for sample, _ in scored], image_scores, labels, passed),
         "branches": {
@@ -165,7 +167,9 @@ def _per_type(
         out[str(name)] = {
             "n": int(of_type.sum()),
             "image_auroc": image_auroc(scores[keep], labels[keep]),
+            "image_auroc_interval": auroc_interval(scores[keep], labels[keep]),
             "escapes": int(passed[of_type].sum()),
             "escape_rate": _rate(passed[of_type]),
+            "escape_rate_interval": _interval(passed[of_type]),
         }
     return out

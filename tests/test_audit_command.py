@@ -28,9 +28,14 @@ def test_audit_finds_what_was_done_to_the_log(
     signed = json.loads(tuned[1])["audit"]["sha256"]
     code, stdout, _ = run(capfd, *verify, "--signed", signed, "--json")
     assert code == 0 and json.loads(stdout) == {
-        "intact": True, "versions": 3, "sha256": signed, "signed_found": True
+        "intact": True, "versions": 3, "sha256": signed, "signed_found": True, "signed_version": 3,
+        "in_force": 3, "of_another_fit": 0,
     }  # fmt: skip
     assert run(capfd, *verify, "--signed", "ab" * 32)[0] == 4
+    code, stdout, _ = run(capfd, *verify, "--signed", signed[:8].upper())
+    assert code == 0 and f"that of version 3: {signed}" in stdout and "version 3 is in force" in stdout
+    code, _, stderr = run(capfd, *verify, "--signed", signed[:7])
+    assert code == 2 and "8 characters or more" in stderr
     log = read_bundle(own_model).versions.log.path
     first, second, third = lines = log.read_text().splitlines(keepends=True)
     for name, text in {
@@ -49,8 +54,10 @@ def test_audit_finds_what_was_done_to_the_log(
     page = tmp_path / "filed/audit.html"
     show = ("audit", "show", "--model", own_model)
     code, stdout, stderr = run(capfd, *show, "--report", page)
-    assert code == 0 and stdout.count("\n") == 3 and f"report: {page}" in stderr
+    assert code == 0 and stdout.count("\n") == 4 and f"report: {page}" in stderr
     text = page.read_text()
+    hashes = [json.loads(line)["sha256"] for line in lines]
+    assert all(one in text.replace("<wbr>", "") for one in hashes), "whole hashes can be looked up"
     assert "3 changes since the fit" in text and "2: two (tuned)" in text and signed in text
     assert "70 normal, 9 anomalous" in text and "Signatures" in text
     evidence = log.parent / "files" / json.loads(first)["entry"]["evidence"]["file"]
@@ -58,6 +65,19 @@ def test_audit_finds_what_was_done_to_the_log(
     code, _, stderr = run(capfd, *verify)
     assert code == 4 and "was changed after it was written" in stderr
     assert run(capfd, *show, "--report", page)[0] == 4, "no page says intact of a log that is not"
+
+
+def test_audit_says_when_a_signed_version_is_of_another_fit(
+    capfd: pytest.CaptureFixture[str], own_model: Path
+) -> None:
+    bundle = read_bundle(own_model)
+    born = Policy.born(bundle.detector.calibration)
+    Versions(own_model, "0" * 64).add(born, born, why="of the fit before", facts={})
+    for command in ("verify", "show"):
+        code, stdout, stderr = run(capfd, "audit", command, "--model", own_model)
+        assert code == 0 and "version 0, the threshold of the fit, is in force" in stdout
+        assert "1 of 1 versions belong to another fit" in stderr and "tune again" in stderr
+    assert "of another fit, decides nothing" in stdout
 
 
 @pytest.mark.parametrize(

@@ -96,19 +96,22 @@ def test_more_false_alarms_than_the_promise_allows_are_told(
     capfd: pytest.CaptureFixture[str], model: Path, product: Path, tmp_path: Path
 ) -> None:
     arguments = ("evaluate", product, "--model", model, "--no-track")
-    code, _, stderr = run(capfd, *arguments)
+    code, stdout, stderr = run(capfd, *arguments)
     assert code == 0 and "not like those that the threshold rests on" not in stderr
-    assert re.search(r"^image_auroc: [01]\.\d{4} \(0\.\d{4} to 1\.0000 with 95 % confidence\)$", stderr, re.M)
-    assert "image_auroc of each branch alone: reconstruction " in stderr
-    assert "review_threshold" not in stderr
+    assert re.search(r"^image_auroc: [01]\.\d{4} \(0\.\d{4} to 1\.0000\)$", stdout, re.M)
+    assert re.search(r"^image_f1_max: .* best on these very photos$", stdout, re.M)
+    assert re.search(r"^  spot: AUROC .* \(.* to .*\), escapes \d of 6 \(.* to .*\)$", stdout, re.M)
+    assert "image_auroc of each branch alone: reconstruction " in stdout
+    assert "like the 19 calibration photos" in stdout
+    assert "review_threshold" not in stdout + stderr
     folder = tmp_path / "product"
     (folder / "train/good").mkdir(parents=True)
     shutil.copytree(product / "test/spot", folder / "test/spot")
     shutil.copytree(product / "test/spot", folder / "test/good")
     for index, path in enumerate((folder / "test/good").iterdir()):
         cv2.imwrite(str(path), cv2.imread(str(path)) // 2 + index)
-    code, _, stderr = run(capfd, "evaluate", folder, *arguments[2:])
-    assert code == 0 and "overkill_rate: 1.0000" in stderr
+    code, stdout, stderr = run(capfd, "evaluate", folder, *arguments[2:])
+    assert code == 0 and "overkill_rate: 1.0000" in stdout
     assert "not like those that the threshold rests on" in stderr
 
 

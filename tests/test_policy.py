@@ -290,6 +290,8 @@ def test_rolling_back_goes_one_step_each_time_and_forgets_nothing(own_model: Pat
         versions.roll_back(first, why="x", to=99)
     with pytest.raises(ConfigError, match="is in force already"):
         versions.roll_back(first, why="x", to=7)
+    with pytest.raises(ConfigError, match="version 3 is in force already, as version 7"):
+        versions.roll_back(first, why="x", to=3)
     with pytest.raises(ConfigError, match="give --why"):
         versions.roll_back(first, why="  ", to=1)
 

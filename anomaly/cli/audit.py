@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anomaly.cli.terminal import result, say, show
-from anomaly.errors import BundleError
+from anomaly.errors import BundleError, ConfigError
+
+if TYPE_CHECKING:
+    from anomaly.policy.versions import Versions
+
+SHORTEST = 8
+"""Characters of a hash that name a version."""
 
 app = typer.Typer(
     help="The log of everything that ever decided.", rich_markup_mode=None, no_args_is_help=True
@@ -22,21 +28,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def verify(
     model: Model,
     signed: Annotated[
-        str | None, typer.Option("--signed", metavar="SHA256", help="Hash on a signed report, to be found.")
+        str | None,
+        typer.Option("--signed", metavar="SHA256", help="Hash on a signed report, or its beginning."),
     ] = None,
     json_: Json = False,
 ) -> None:
     """Check that no version was edited, removed, inserted or moved, and that its evidence is unchanged."""
-    records = _versions(model).verify()
-    if signed is not None and not any(record["sha256"] == signed.strip().lower() for record in records):
-        raise BundleError(
-            f"no version has the hash {signed}: the log was written anew, or the report is of another model"
-        )
+    versions = _versions(model)
+    records = versions.verify()
+    found = None if signed is None else _find(signed.strip().lower(), records)
     last = records[-1]["sha256"] if records else None
+    own = versions.own(records)
     if json_:
-        result({"intact": True, "versions": len(records), "sha256": last, "signed_found": signed is not None})
+        facts = {"intact": True, "versions": len(records), "sha256": last, "signed_found": found is not None}
+        signs = None if found is None else found["index"] + 1
+        result(
+            {**facts, "signed_version": signs, **_in_force(own), "of_another_fit": len(records) - len(own)}
+        )
         return
     show(f"intact: {len(records)} versions after that of the fit" + (f", last hash {last}" if last else ""))
+    if found is not None:
+        other = "" if found in own else ", of another fit"
+        show(f"the signed hash is that of version {found['index'] + 1}{other}: {found['sha256']}")
+    _state(records, own)
 
 
 @app.command("show")
@@ -50,13 +64,13 @@ def show_log(
     records = versions.records() if report is None else versions.verify()
     if report is not None:
         _file(report, model, versions.model_hash, records)
+    own = versions.own(records)
     if json_:
-        result({"versions": records})
+        result({"versions": records, **_in_force(own), "of_another_fit": len(records) - len(own)})
         return
-    if not records:
-        show("no change since the fit: version 0 is in force")
     for record in records:
-        show(_line(record))
+        show(_line(record) + ("" if record in own else "  of another fit, decides nothing"))
+    _state(records, own)
 
 
 def _file(page: Path, model: Path, model_hash: str, records: list[dict[str, Any]]) -> None:
@@ -69,7 +83,43 @@ def _file(page: Path, model: Path, model_hash: str, records: list[dict[str, Any]
     say(f"report: {page}")
 
 
-def _versions(model: Path) -> Any:
+def _find(signed: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record whose hash is, or alone begins with, `signed`."""
+    if len(signed) < SHORTEST:
+        raise ConfigError(f"{signed!r} is too short for a hash: give its first {SHORTEST} characters or more")
+    found = [record for record in records if record["sha256"].startswith(signed)]
+    if not found:
+        raise BundleError(
+            f"no version has the hash {signed}: the log was written anew, or the report is of another model"
+        )
+    if len(found) > 1:
+        raise ConfigError(f"{len(found)} versions have a hash that begins with {signed}: give more of it")
+    return found[0]
+
+
+def _in_force(own: list[dict[str, Any]]) -> dict[str, int]:
+    return {"in_force": own[-1]["index"] + 1 if own else 0}
+
+
+def _state(records: list[dict[str, Any]], own: list[dict[str, Any]]) -> None:
+    """Say which version decides, and which do not."""
+    number, other = _in_force(own)["in_force"], len(records) - len(own)
+    if not records:
+        show("no change since the fit: version 0 is in force")
+    elif number:
+        show(f"version {number} is in force")
+    else:
+        show("version 0, the threshold of the fit, is in force")
+    if other:
+        say(
+            f"{other} of {len(records)} versions belong to another fit in this folder and decide nothing: "
+            "tune again to put a signed threshold in force"
+            if not own
+            else f"{other} of {len(records)} versions belong to another fit in this folder and decide nothing"
+        )
+
+
+def _versions(model: Path) -> Versions:
     from anomaly.bundle import read_manifest
     from anomaly.policy.versions import Versions
 

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from anomaly.cli.filing import track as track_in_run
-from anomaly.cli.terminal import TerminalProgress, result, say
+from anomaly.cli.terminal import TerminalProgress, result, say, show
+
+REMARKS = {"image_f1_max": " at the threshold that is best on these very photos"}
+"""What is said beside a figure."""
 
 
 def command(
@@ -46,14 +49,21 @@ def command(
     for name, value in metrics.items():
         if name == "per_defect_type":
             for kind, figures in value.items():
-                auroc = _figure(figures["image_auroc"])
-                say(f"  {kind}: AUROC {auroc}, escapes {figures['escapes']} of {figures['n']}")
+                auroc = _figure(figures["image_auroc"]) + _between(figures["image_auroc_interval"])
+                escapes = f"{figures['escapes']} of {figures['n']}{_between(figures['escape_rate_interval'])}"
+                show(f"  {kind}: AUROC {auroc}, escapes {escapes}")
         elif name == "branches":
             alone = ", ".join(f"{branch} {_figure(auroc)}" for branch, auroc in value.items())
-            say(f"image_auroc of each branch alone: {alone}")
+            show(f"image_auroc of each branch alone: {alone}")
         elif not isinstance(value, dict | tuple) and (name, value) != ("review_threshold", None):
-            interval = metrics.get(f"{name}_interval")
-            say(f"{name}: {_figure(value)}{_between(interval) if interval else ''}")
+            note = REMARKS.get(name, "") if value is not None else ""
+            show(f"{name}: {_figure(value)}{_between(metrics.get(f'{name}_interval'))}{note}")
+    show("In brackets: two-sided intervals at 95 % confidence.")
+    if metrics["n_groups"] > 1:
+        say(
+            f"the intervals take each photo for independent, and these come from {metrics['n_groups']} "
+            "groups: where photos of a group are alike, they are too narrow"
+        )
     if metrics["overkill_p_value"] < SURE:
         say(
             "the normal test photos are not like those that the threshold rests on: by chance so many false "
@@ -72,5 +82,5 @@ def _figure(value: object) -> str:
     return str(value)
 
 
-def _between(interval: tuple[float, float]) -> str:
-    return f" ({interval[0]:.4f} to {interval[1]:.4f} with 95 % confidence)"
+def _between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f})"

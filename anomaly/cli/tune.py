@@ -208,6 +208,8 @@ def rollback(
     """Put an earlier version in force again, as a new version."""
     from anomaly.bundle import read_bundle
     from anomaly.policy.policy import Policy
+    from anomaly.report.filed import write_page
+    from anomaly.tuning.history import rollback_report
 
     if not why.strip():
         raise ConfigError("a change of what decides is signed with its reason: give --why")
@@ -215,9 +217,12 @@ def rollback(
     born = Policy.born(bundle.detector.calibration)
     record = bundle.versions.roll_back(born, why=why, to=to, who=who)
     entry, number = record["entry"], record["index"] + 1
+    page = bundle.versions.report(number)
+    write_page(page, rollback_report(bundle.path.name, record))
     if track:
         tags = {"version": number, "audit.sha256": record["sha256"]}
-        in_run(bundle, {"threshold": entry["new"]["threshold"], "version": number}, tags=tags)
+        figures = {"threshold": entry["new"]["threshold"], "version": number}
+        in_run(bundle, figures, page, tags=tags, name=f"version-{number:04d}")
     if json_:
         result({"version": number, "restores": entry["restores"], "policy": entry["new"], "audit": record})
         return
@@ -226,6 +231,7 @@ def rollback(
         f"version {number} restores version {entry['restores']}: threshold {old:.6g} -> {new:.6g}, "
         f"signed by {record['who']}"
     )
+    say(f"report: {page}")
 
 
 def _costs(escape: float | None, overkill: float | None, rate: float | None) -> Costs | None:

@@ -110,12 +110,16 @@ class Versions:
             )
         return records
 
+    def own(self, records: list[Json]) -> list[Json]:
+        """Those among `records` that are of this very fit; the last of them is in force."""
+        return [record for record in records if record["entry"].get("model") == self.model_hash]
+
     def current(self, born: Policy) -> Policy:
         """What decides now: the newest version of this very model, `born` where there is none.
 
         BundleError where the log, or a file that it names, is not as it was written.
         """
-        own = [record for record in self.records() if record["entry"].get("model") == self.model_hash]
+        own = self.own(self.records())
         return self._policy(own[-1], born) if own else born
 
     def version(self, number: int, born: Policy) -> Policy:
@@ -125,7 +129,7 @@ class Versions:
         records = self.records()
         record = records[number - 1] if 0 < number <= len(records) else None
         if record is None or record["entry"].get("model") != self.model_hash:
-            numbers = [0, *(r["index"] + 1 for r in records if r["entry"].get("model") == self.model_hash)]
+            numbers = [0, *(r["index"] + 1 for r in self.own(records))]
             raise ConfigError(f"this model has no version {number}: it has {', '.join(map(str, numbers))}")
         return self._policy(record, born)
 
@@ -143,9 +147,10 @@ class Versions:
         now = self.current(born).version
         if to is None:
             to = self._before(now, records)
-        if to == now:
-            raise ConfigError(f"version {to} is in force already: give another one with --to")
         policy = self.version(to, born)
+        if self._meant(to, records) == self._meant(now, records):
+            same = "" if to == now else f", as version {now}"
+            raise ConfigError(f"version {to} is in force already{same}: give another one with --to")
         values = self._stored(policy, born)
         entry = {"action": "rollback", "restores": to, "new": values}
         return self._append(entry, born, why, who, follows=len(records))
@@ -198,7 +203,7 @@ class Versions:
                     f"version {last['index'] + 1} was made by {last['who']} in the meantime: look at it "
                     "(anomaly audit show), then repeat"
                 )
-            own = [record for record in records if record["entry"].get("model") == self.model_hash]
+            own = self.own(records)
             old = {"version": own[-1]["index"] + 1, **own[-1]["entry"]["new"]} if own else _born(born)
             return {"model": self.model_hash, "why": why.strip(), "old": old, **entry}
 
@@ -207,6 +212,12 @@ class Versions:
         except OSError as error:
             raise BundleError(f"cannot write {self.folder} ({error.strerror}): check permissions") from None
         return self.log.append(complete, who)
+
+    def _meant(self, number: int, records: list[Json]) -> int:
+        """The version itself, or the one that it restored."""
+        while number and records[number - 1]["entry"]["action"] == "rollback":
+            number = int(records[number - 1]["entry"]["restores"])
+        return number
 
     def _before(self, number: int, records: list[Json]) -> int:
         """The version that was in force before `number`; rollbacks count as what they restored."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from anomaly.report.charts import Line, line_chart
 from anomaly.report.filed import Block, Cell, FiledReport, Section, Table
 
@@ -60,6 +62,38 @@ def history_report(
     )
 
 
+def rollback_report(name: str, record: Mapping[str, Any]) -> FiledReport:
+    """The report of a version that put an earlier one of the model `name` in force again."""
+    entry, number = record["entry"], record["index"] + 1
+    old, new = entry["old"], entry["new"]
+    rows: list[list[Cell]] = [
+        [f"version {old['version']}, before", old["threshold"], ", ".join(_beside(old)), old["promise"]],
+        [f"version {number}, in force", new["threshold"], ", ".join(_beside(new)), new["promise"]],
+    ]
+    return FiledReport(
+        title="Threshold report",
+        subject=f"Model {name}, version {number}",
+        answer=f"Version {number} restores version {entry['restores']}: threshold {new['threshold']:.6g}. "
+        f"{new['promise']}",
+        asked=[
+            f"Version {entry['restores']} is to decide again.",
+            {
+                "model": name,
+                "model_hash": entry["model"],
+                "reason": entry["why"],
+                "version": number,
+                "signed_by": record["who"],
+                "time": record["time"],
+                "hash_of_the_log_line": record["sha256"],
+            },
+        ],
+        data=["No photo was looked at: what the restored version rests on stands in its own report."],
+        method=["What the restored version decided by is in force again, word for word, as a new version."],
+        result=[Section("what decides", [Table(["", "threshold#", "beside it", "promise"], rows)])],
+        limits=LIMITS,
+    )
+
+
 def _changes(count: int) -> str:
     if not count:
         return "nothing was changed since the fit"
@@ -80,10 +114,16 @@ def _versions(records: Sequence[Mapping[str, Any]], model_hash: str) -> Table:
                 f"{record['time'][:16].replace('T', ' ')}, {record['who']}",
                 entry["old"]["threshold"],
                 new["threshold"],
-                record["sha256"][:8],
+                _whole(record["sha256"]),
             ]
         )
     return Table(["version and why", "when (UTC), who", "from#", "to#", "hash"], rows)
+
+
+def _whole(sha256: str) -> Markup:
+    """A hash in small type, which may be broken into lines but is copied as one word."""
+    parts = (sha256[i : i + 8] for i in range(0, len(sha256), 8))
+    return Markup("<small>{}</small>").format(Markup("<wbr>").join(parts))
 
 
 def _beside(values: Mapping[str, Any]) -> list[str]:
