@@ -68,13 +68,26 @@ def test_two_models_are_compared_and_the_photos_they_differ_on_are_drawn(
         threshold = told["models"]["ab"[side]]["threshold"]
         assert [p["called"][side] for p in photos] == [p["scores"][side] > threshold for p in photos]
     calls = np.array([p["called"] for p in photos])
-    assert told["decisions"]["p_value"] == mcnemar_test(calls[:, 0], calls[:, 1], labels).p_value
+    groups = [p["group"] for p in photos]
+    by_group = mcnemar_test(calls[:, 0], calls[:, 1], labels, groups)
+    assert told["decisions"]["p_value"] == by_group.p_value
+    assert by_group.p_value > mcnemar_test(calls[:, 0], calls[:, 1], labels).p_value
+    for side in ("interval_a", "interval_b"):
+        low, high = told["bootstrap"][side]
+        assert 0 <= low < high <= 1
     assert told["grouped"] and "4 groups" in told["notes"][0]
     differ = int((calls[:, 0] != calls[:, 1]).sum())
     assert differ > 0
     page = Page((tmp_path / "out/report.html").read_text())
     assert page.tags().count("img") == 3 * differ
-    for word in ("bootstrap by group", "McNemar", "A alone is right on", "Model B:", "Signatures"):
+    for word in (
+        "by whole groups",
+        "bootstrap by group",
+        "McNemar",
+        "A alone is right on",
+        "Model B:",
+        "Signatures",
+    ):
         assert word in page.text
 
 

@@ -48,6 +48,9 @@ def test_a_study_is_filed_with_limits_kappa_and_knapp(capfd, parts, model, tmp_p
     wrong = sum(not all(p["rejected"]) if p["defective"] else any(p["rejected"]) for p in told["parts"])
     assert told["effectiveness"]["count"] == 7 - wrong
     assert told["miss_rate"]["count"] == 1 and told["miss_rate"]["verdict"] == "unacceptable"
+    shown = run(capfd, "gauge", parts, "--model", model, "--out", tmp_path / "again")[1]
+    assert "1 of 9 photos of 3 defective parts missed (" in shown and " %): unacceptable" in shown
+    assert "0 of 12 photos of 4 good parts rejected (0 to 60.2 %): not shown to be acceptable" in shown
     assert told["kappa_reference"]["lower"] < told["kappa_reference"]["value"] <= 1
     page = Page((tmp_path / "out/report.html").read_text())
     flipping = sum(len(set(p["rejected"])) > 1 for p in told["parts"])

@@ -121,6 +121,31 @@ def test_mcnemar_agrees_with_the_binomial_written_out():
     assert mcnemar_test([], [], []).p_value == 1.0
 
 
+def test_mcnemar_by_group_counts_signs_of_groups():
+    rng = np.random.default_rng(5)
+    labels, a, b = (rng.random(40) < 0.5 for _ in range(3))
+    alone = mcnemar_test(a, b, labels, [f"{i}" for i in range(40)])
+    assert alone.p_value == pytest.approx(mcnemar_test(a, b, labels).p_value), "each photo a group"
+    groups = [f"{i % 7}" for i in range(40)]
+    balance = np.zeros(7)
+    np.add.at(balance, np.arange(40) % 7, (a == labels).astype(float) - (b == labels))
+    signs = 2 * ((np.arange(128)[:, None] >> np.arange(7)) & 1) - 1
+    expected = (np.abs(signs @ balance) >= abs(balance.sum())).mean()
+    assert mcnemar_test(a, b, labels, groups).p_value == pytest.approx(expected)
+    everywhere = mcnemar_test(np.ones(60), np.zeros(60), np.ones(60), ["A", "B", "C"] * 20)
+    assert everywhere.p_value == 0.25 and everywhere.groups == 3, "three lots show nothing"
+
+
+def test_each_auroc_has_an_interval():
+    a, b, labels = two_models(3)
+    for test in (delong_test(a, b, labels), bootstrap_difference(a, b, labels)):
+        for auroc, (low, high) in ((test.auroc_a, test.interval_a), (test.auroc_b, test.interval_b)):
+            assert 0 < low < auroc < high < 1
+    groups = [f"{i % 6}" for i in range(12)]
+    apart = bootstrap_difference(np.arange(12), np.arange(12), np.arange(12) > 5, groups)
+    assert apart.interval_a == pytest.approx((0.025 ** (1 / 6), 1.0)), "six groups that never err"
+
+
 def test_bad_input_is_named():
     a, b, labels = two_models(7)
     for test in (delong_test, bootstrap_difference):

@@ -11,8 +11,17 @@ import numpy.typing as npt
 from scipy import special, stats
 
 from anomaly.errors import ConfigError, DataError
-from anomaly.metrics import Bools, Floats, as_groups, as_labelled, as_labels, as_scores, placements
-from anomaly.quality.intervals import exact_share
+from anomaly.metrics import (
+    Bools,
+    Floats,
+    as_groups,
+    as_labelled,
+    as_labels,
+    as_scores,
+    auroc_interval,
+    placements,
+)
+from anomaly.quality.intervals import clopper_pearson, exact_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,8 @@ class AurocDifference:
     p_value: float | None
     """Two-sided, of no difference."""
     confidence: float
+    interval_a: tuple[float, float] | None = None
+    interval_b: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class McNemar:
     only_a_right: int
     only_b_right: int
     p_value: float
+    groups: int | None = None
+    """Groups in which the models differ, where whole groups count; None where photos do."""
 
 
 def delong_test(
@@ -54,14 +67,15 @@ def delong_test(
         )
     of_a, of_b = placements(a, anomalous), placements(b, anomalous)
     auroc_a, auroc_b = float(of_a[0].mean()), float(of_b[0].mean())
+    of_each = tuple(auroc_interval(scores, anomalous, confidence) for scores in (a, b))
     difference = auroc_a - auroc_b
     error = math.sqrt(sum((x - y).var(ddof=1) / x.size for x, y in zip(of_a, of_b, strict=True)))
     if error < 1e-12:
-        return _without_variance(auroc_a, auroc_b, confidence)
+        return _without_variance(auroc_a, auroc_b, confidence, *of_each)
     half = float(special.ndtri((1 + confidence) / 2)) * error
     p_value = float(2 * special.ndtr(-abs(difference) / error))
     interval = (difference - half, difference + half)
-    return AurocDifference(auroc_a, auroc_b, difference, interval, p_value, confidence)
+    return AurocDifference(auroc_a, auroc_b, difference, interval, p_value, confidence, *of_each)
 
 
 def bootstrap_difference(
@@ -96,23 +110,35 @@ def bootstrap_difference(
     auroc_a, auroc_b = (_weighted_auroc(ranks, anomalous, once) for ranks in (ranks_a, ranks_b))
     difference = auroc_a - auroc_b
     rng = np.random.default_rng(seed)
-    drawn = np.empty(resamples)
+    each = np.empty((resamples, 2))
     kinds = _kinds(group, anomalous)
     for i in range(resamples):
         picked = np.concatenate([rng.choice(members, members.size) for members in kinds])
         weights = np.bincount(picked, minlength=group.max() + 1)[group].astype(float)
-        drawn[i] = _weighted_auroc(ranks_a, anomalous, weights) - _weighted_auroc(ranks_b, anomalous, weights)
+        each[i] = [_weighted_auroc(ranks, anomalous, weights) for ranks in (ranks_a, ranks_b)]
+    fewest = min(np.unique(group[anomalous]).size, np.unique(group[~anomalous]).size)
+    of_each = tuple(_percentiles(values, confidence, fewest) for values in each.T)
+    drawn = each[:, 0] - each[:, 1]
     if np.ptp(drawn) < 1e-12:
-        return _without_variance(auroc_a, auroc_b, confidence)
+        return _without_variance(auroc_a, auroc_b, confidence, *of_each)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     side = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p_value = min(1.0, float(2 * (side + 1) / (resamples + 1)))
     interval = (float(low), float(high))
-    return AurocDifference(auroc_a, auroc_b, difference, interval, p_value, confidence)
+    return AurocDifference(auroc_a, auroc_b, difference, interval, p_value, confidence, *of_each)
 
 
-def mcnemar_test(anomalous_a: npt.ArrayLike, anomalous_b: npt.ArrayLike, labels: npt.ArrayLike) -> McNemar:
+def mcnemar_test(
+    anomalous_a: npt.ArrayLike,
+    anomalous_b: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    groups: Sequence[str | None] | None = None,
+) -> McNemar:
     """Exact test on the photos that one model judges rightly and the other wrongly (McNemar 1947).
+
+    With `groups` whole groups count, as their photos are alike: were both models as good, each group's
+    balance could as well have had the other sign, and the p-value is the share of all signs that leave a
+    balance as large. Fewer than six groups that differ cannot show a difference at 5 %.
 
     Decisions and labels are 1 for anomalous. Give the photos of one label alone to compare escapes or
     overkills.
@@ -121,13 +147,45 @@ def mcnemar_test(anomalous_a: npt.ArrayLike, anomalous_b: npt.ArrayLike, labels:
     truth = as_labels(labels, n)
     right_a, right_b = (as_labels(decisions, n) == truth for decisions in (anomalous_a, anomalous_b))
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    differ = only_a + only_b
-    return McNemar(only_a, only_b, float(stats.binomtest(only_a, differ).pvalue) if differ else 1.0)
+    if groups is None:
+        differ = only_a + only_b
+        return McNemar(only_a, only_b, float(stats.binomtest(only_a, differ).pvalue) if differ else 1.0)
+    balance = np.bincount(as_groups(groups, n), right_a.astype(float) - right_b).astype(int)
+    balance = balance[balance != 0]
+    return McNemar(only_a, only_b, _sign_flips(balance), int(balance.size))
 
 
-def _without_variance(auroc_a: float, auroc_b: float, confidence: float) -> AurocDifference:
+def _sign_flips(balance: npt.NDArray[np.int_]) -> float:
+    """Share of all choices of signs whose sum is at least as far from 0 as that of `balance`."""
+    reach = int(np.abs(balance).sum())
+    chances = np.zeros(2 * reach + 1)  # of the sums from -reach to reach
+    chances[reach] = 1.0
+    for size in np.abs(balance):
+        chances = (np.roll(chances, size) + np.roll(chances, -size)) / 2
+    far = np.abs(np.arange(-reach, reach + 1)) >= abs(int(balance.sum()))
+    return min(1.0, float(chances[far].sum()))
+
+
+def _percentiles(drawn: Floats, confidence: float, groups: int) -> tuple[float, float]:
+    """Percentile interval; where no draw differs, the exact one of so many independent groups."""
+    if np.ptp(drawn) < 1e-12:
+        value = float(drawn[0])
+        low = clopper_pearson(math.floor(value * groups + 1e-9), groups, confidence)[0]
+        return low, clopper_pearson(math.ceil(value * groups - 1e-9), groups, confidence)[1]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _without_variance(
+    auroc_a: float,
+    auroc_b: float,
+    confidence: float,
+    interval_a: tuple[float, float] | None,
+    interval_b: tuple[float, float] | None,
+) -> AurocDifference:
     p_value = 1.0 if abs(auroc_a - auroc_b) < 1e-12 else None
-    return AurocDifference(auroc_a, auroc_b, auroc_a - auroc_b, None, p_value, confidence)
+    difference = auroc_a - auroc_b
+    return AurocDifference(auroc_a, auroc_b, difference, None, p_value, confidence, interval_a, interval_b)
 
 
 def _checked(

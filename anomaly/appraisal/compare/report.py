@@ -76,15 +76,34 @@ def answer(result: Comparison) -> str:
     if auroc is None:
         text = "These photos cannot tell which model ranks defects better."
     else:
-        text = f"AUROC of A is {auroc.auroc_a:.3f}, of B {auroc.auroc_b:.3f}: {_verdict(auroc)}."
+        a, b = (f"{value:.3f}{_ends(ends)}" for value, ends in _each(auroc))
+        text = f"AUROC of A is {a}, of B {b}: {_verdict(auroc)}."
     only_a, only_b = decisions.only_a_right, decisions.only_b_right
     if only_a == only_b == 0:
         return f"{text} At their thresholds both decide alike on every photo."
     chance = "more than chance" if decisions.p_value < LEVEL else "chance could explain it"
+    if decisions.groups is not None and 0.5 ** (decisions.groups - 1) >= LEVEL:
+        chance = "so few groups cannot show more than chance"
     return (
         f"{text} At their thresholds A alone is right on {only_a} photos and B alone on {only_b} "
-        f"(p = {decisions.p_value:.2g}: {chance})."
+        f"(p = {decisions.p_value:.2g}, {_unit(decisions)}: {chance})."
     )
+
+
+def _each(auroc: AurocDifference) -> tuple[tuple[float, tuple[float, float] | None], ...]:
+    """AUROC of A and of B, each with its interval."""
+    return (auroc.auroc_a, auroc.interval_a), (auroc.auroc_b, auroc.interval_b)
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _unit(test: McNemar) -> str:
+    """What the test counts as independent."""
+    if test.groups is None:
+        return "photos counted as independent"
+    return f"by whole groups, {test.groups} of which differ"
 
 
 def _verdict(auroc: AurocDifference) -> str:
@@ -140,8 +159,10 @@ def _cards(result: Comparison) -> list[Mapping[str, str]]:
         auroc = result.auroc
         p_value = "no p-value" if auroc.p_value is None else f"p = {auroc.p_value:.2g}"
         cards += [
-            {"value": f"{auroc.auroc_a:.3f}", "label": "AUROC of A"},
-            {"value": f"{auroc.auroc_b:.3f}", "label": "AUROC of B"},
+            *(
+                {"value": f"{value:.3f}", "label": f"AUROC of {name}", "note": _ends(ends).strip(" ()")}
+                for name, (value, ends) in zip("AB", _each(auroc), strict=True)
+            ),
             {"value": f"{auroc.difference:+.3f}", "label": "A minus B", "note": p_value},
         ]
     cards.append({"value": str(result.decisions.only_a_right), "label": "photos that A alone has right"})
@@ -177,7 +198,14 @@ def _method(result: Comparison) -> list[Block]:
         "Both models judge the same photos, so the tests are paired. The difference of the AUROCs: DeLong, "
         "DeLong and Clarke-Pearson (1988), and a percentile bootstrap of 2000 draws. " + unit,
         "Decisions: a photo is called when it does not pass, that is when it is anomalous or set aside for "
-        "review. McNemar's exact test compares how many photos one model alone has right.",
+        "review. McNemar's exact test compares how many photos one model alone has right"
+        + (
+            "; whole groups count: were both models as good, the balance of a group could as well have had "
+            "the other sign, and the p-value is the share of all signs that leave a balance as large. Fewer "
+            "than six groups that differ cannot show a difference at 5 %."
+            if result.grouped
+            else ", each photo counted as independent."
+        ),
     ]
 
 
@@ -193,7 +221,8 @@ def _auroc_row(name: str, test: AurocDifference | None) -> list[Cell]:
         return [name, None, None, None, "cannot be told", None]
     interval = None if test.interval is None else f"{test.interval[0]:+.4f} to {test.interval[1]:+.4f}"
     p_value = None if test.p_value is None else f"{test.p_value:.3g}"
-    return [name, f"{test.auroc_a:.4f}", f"{test.auroc_b:.4f}", f"{test.difference:+.4f}", interval, p_value]
+    a, b = (f"{value:.4f}{_ends(ends)}" for value, ends in _each(test))
+    return [name, a, b, f"{test.difference:+.4f}", interval, p_value]
 
 
 def _mcnemar_table(result: Comparison) -> Table:
@@ -207,7 +236,8 @@ def _mcnemar_table(result: Comparison) -> Table:
         else [name, test.only_a_right, test.only_b_right, f"{test.p_value:.3g}"]
         for name, test in named.items()
     ]  # fmt: skip
-    return Table(["McNemar", "A alone right#", "B alone right#", "p#"], rows)
+    by = f"McNemar, {'whole groups' if result.grouped else 'photos counted as independent'}"
+    return Table([by, "A alone right#", "B alone right#", "p#"], rows)
 
 
 def _types_table(pairs: tuple[Pair, ...]) -> Table:

@@ -139,17 +139,26 @@ def compare(
         grouped=grouped,
         delong=delong,
         bootstrap=bootstrap,
-        decisions=mcnemar_test(calls[:, 0], calls[:, 1], labels),
-        escapes=_mcnemar(calls, labels, labels),
-        overkills=_mcnemar(calls, labels, ~labels),
+        decisions=mcnemar_test(calls[:, 0], calls[:, 1], labels, groups if grouped else None),
+        escapes=_mcnemar(calls, labels, groups if grouped else None, labels),
+        overkills=_mcnemar(calls, labels, groups if grouped else None, ~labels),
         left_out=left_out,
         notes=tuple(notes),
         differing=tuple(picture for _, picture in sorted(shown, key=lambda item: not item[0])),
     )
 
 
-def _mcnemar(calls: NDArray[np.bool_], labels: NDArray[np.bool_], which: NDArray[np.bool_]) -> McNemar | None:
-    return mcnemar_test(calls[which, 0], calls[which, 1], labels[which]) if which.any() else None
+def _mcnemar(
+    calls: NDArray[np.bool_],
+    labels: NDArray[np.bool_],
+    groups: Sequence[str | None] | None,
+    which: NDArray[np.bool_],
+) -> McNemar | None:
+    """The test on the photos `which`; None where there are none."""
+    if not which.any():
+        return None
+    theirs = None if groups is None else [group for group, kept in zip(groups, which, strict=True) if kept]
+    return mcnemar_test(calls[which, 0], calls[which, 1], labels[which], theirs)
 
 
 def _notes(bundles: tuple[Bundle, Bundle], pairs: Sequence[Pair]) -> Iterator[str]:

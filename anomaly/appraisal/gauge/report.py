@@ -19,6 +19,12 @@ from anomaly.report.charts import Points, line_chart
 from anomaly.report.filed import Block, Cell, FiledReport, Section, Table
 
 MOST_ROWS = 300
+SAID = {
+    "effectiveness": ("parts", "judged right every time"),
+    "miss rate": ("defective parts", "missed"),
+    "false-alarm rate": ("good parts", "rejected"),
+}
+"""What each rate of AIAG counts."""
 TONES: Mapping[Level, str] = {"acceptable": "normal", "marginal": "review", "unacceptable": "anomalous"}
 
 
@@ -70,16 +76,35 @@ def _rates(study: GaugeStudy) -> dict[str, Rate | None]:
 def answer(result: GaugeResult) -> str:
     """The result in a sentence."""
     study = result.study
-    said = [f"{name} {rate.value:.1%} ({rate.verdict})" for name, rate in _rates(study).items() if rate]
+    said = [_said(name, rate) for name, rate in _rates(study).items() if rate]
     if said:
-        text = ", ".join(said)
-        return f"{text[0].upper()}{text[1:]}, on {study.parts} parts."
+        return "; ".join(said) + "."
     if study.alike:
         return (
             f"{study.alike.count} of {study.alike.total} parts were judged alike every time; whether they "
             "were judged right, these data cannot say."
         )
     return "Each part has one photo and none a reference, so nothing can be said of repeats or correctness."
+
+
+def _said(name: str, rate: Rate) -> str:
+    """ "0 of 6 defective parts missed (0 to 45.9 %): not shown to be acceptable" """
+    kind, event = SAID[name]
+    photos = f"{rate.total} photos of " if rate.total != rate.parts else ""
+    return f"{rate.count} of {photos}{rate.parts} {kind} {event} ({_ends(rate)}): {_shown(rate)}"
+
+
+def _ends(rate: Rate) -> str:
+    return f"{100 * rate.lower:.3g} to {100 * rate.upper:.3g} %"
+
+
+def _shown(rate: Rate) -> str:
+    """The verdict that the number of parts supports: that at the worse end of the interval."""
+    if rate.verdict == rate.verdict_at_bound or rate.verdict == "unacceptable":
+        return str(rate.verdict)
+    if rate.verdict_at_bound == "marginal":
+        return "marginal or better"
+    return "not shown to be acceptable"
 
 
 def report(result: GaugeResult, bundle: Bundle, command: str) -> FiledReport:
@@ -126,9 +151,10 @@ def report(result: GaugeResult, bundle: Bundle, command: str) -> FiledReport:
 def _cards(study: GaugeStudy) -> list[Mapping[str, str]]:
     cards: list[Mapping[str, str]] = []
     for name, rate in _rates(study).items():
-        if rate and rate.verdict:
-            tone = TONES[rate.verdict]
-            cards.append({"value": f"{rate.value:.1%}", "label": name, "note": rate.verdict, "tone": tone})
+        if rate and rate.verdict_at_bound:
+            tone = TONES[rate.verdict_at_bound]
+            note = f"{_ends(rate)}: {_shown(rate)}"
+            cards.append({"value": f"{rate.value:.1%}", "label": name, "note": note, "tone": tone})
     if study.alike:
         cards.append({"value": f"{study.alike.value:.1%}", "label": "parts judged alike every time"})
     return cards
