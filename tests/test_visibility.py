@@ -148,13 +148,15 @@ def test_the_command_reports_what_the_model_sees(
     assert spot["magnitudes_mm"] == pytest.approx([0.4, 0.8, 1.4, 2.4, 4])
     assert "magnitudes_mm" not in found["probes"]["brighten"]
     assert spot["scorers"]["fused"]["auroc"][-1] == 1
-    assert 0 <= found["suppression_index"] <= 1
+    assert 0 <= found["suppression_index"] <= 1 and found["suppression_index_interval"] is None
+    assert spot["scorers"]["fused"]["auroc_interval"] is None, "of three photos"
     page = (tmp_path / "out/report.html").read_text()
     assert "suppression index" in page and " mm)" in page and page.count("data:image/jpeg") == 6
     code, _, stderr = run(capfd, *arguments, *few)
     assert code == 3 and "already holds report.html" in stderr
     code, stdout, stderr = run(capfd, *arguments, "--probes", "brighten", "--overwrite")
-    assert code == 0 and not stdout and "visibility" in stderr
+    assert code == 0 and "brighten: " in stdout and "visibility" not in stderr.replace("visibility.html", "")
+    assert stdout.startswith("In these 3 photos the model ") and "without an interval" in stdout
 
 
 def test_the_version_in_force_draws_and_scores(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from anomaly.cli.filing import track
-from anomaly.cli.terminal import TerminalProgress, result, say
+from anomaly.cli.terminal import TerminalProgress, result, say, show
 
 
 def command(
@@ -70,10 +70,10 @@ def command(
     if json_:
         result(found)
         return
-    say(report.answer)
+    show(report.answer)
     for graded in measured.graded:
         seen = graded.seen[FUSED]
-        say(f"  {graded.probe.name}: {magnitude(graded, FUSED)}, visibility {seen.visibility:.2f}")
+        show(f"  {graded.probe.name}: {magnitude(graded, FUSED)}, visibility {seen.visibility:.2f}")
     for sentence in remedies(measured, bundle.detector.config, bundle.detector.geometry.image_size):
-        say(sentence)
+        show(sentence)
     say(f"report: {page}")

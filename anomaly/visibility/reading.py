@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from anomaly.config import RunConfig
+from anomaly.visibility.index import Interval
 from anomaly.visibility.measure import FUSED, Graded, Measured
 
 BLIND = 0.25
 """Visibility below which a scorer hardly sees a probe, even where its strongest magnitude passes."""
+
+FEWEST = 6
+"""Photos below which no interval is given: they say little of other photos."""
 
 FROZEN = " Expect little of it while the backbone is pretrained and frozen."
 
@@ -14,11 +18,25 @@ FROZEN = " Expect little of it while the backbone is pretrained and frozen."
 def answer(measured: Measured) -> str:
     """The result in one sentence."""
     blind = [_named(graded) for graded in measured.graded if graded.seen[FUSED].passes_at is None]
-    low, high = measured.interval()
-    index = f"suppression index {measured.index():.2f} ({low:.2f} to {high:.2f} with 95 % confidence)"
+    index, found = f"suppression index {measured.index():.2f}", interval(measured)
+    if found is None:
+        index += f", without an interval, which takes {FEWEST} photos"
+    else:
+        index += f" ({found[0]:.2f} to {found[1]:.2f} with 95 % confidence)"
+    these = f"In these {photos(measured)} photos the model"
     if not blind:
-        return f"The model sees every probe at the magnitudes tried; {index}."
-    return f"The model does not see {listed(blind)} at the magnitudes tried; {index}."
+        return f"{these} sees every probe at the strongest magnitude tried (AUROC .9 or more); {index}."
+    return f"{these} does not see {listed(blind)} at any magnitude tried (AUROC below .9); {index}."
+
+
+def photos(measured: Measured) -> int:
+    """How many photos were probed."""
+    return len(measured.untouched[FUSED])
+
+
+def interval(measured: Measured, scorer: str = FUSED) -> Interval | None:
+    """That of the suppression index; None of too few photos."""
+    return measured.interval(scorer) if photos(measured) >= FEWEST else None
 
 
 def remedies(measured: Measured, config: RunConfig, image_size: int) -> list[str]:
@@ -52,7 +70,8 @@ def _remedy(graded: Graded, config: RunConfig, image_size: int) -> str:
     fused = graded.seen[FUSED]
     state = f"{magnitude(graded, FUSED)} (visibility {fused.visibility:.2f}). "
     best = max((s for s in graded.seen if s != FUSED), key=lambda s: graded.seen[s].visibility)
-    if graded.seen[best].visibility > fused.visibility + BLIND:
+    passes = graded.seen[best].passes_at is not None
+    if passes and graded.seen[best].visibility > fused.visibility + BLIND:
         return (
             f"{state}The {best} branch sees it ({magnitude(graded, best)}), but its weight in the mix is "
             f"small: try fusion.weighting: equal."

@@ -16,7 +16,8 @@ from anomaly.render import jpeg_bytes, overlay, thumbnail
 from anomaly.report.charts import heat_table
 from anomaly.report.filed import Block, FiledReport, Pictures, Section, Table
 from anomaly.visibility.measure import FUSED, Graded, Measured, generator
-from anomaly.visibility.reading import answer, magnitude, remedies
+from anomaly.visibility.reading import FEWEST, answer, interval, magnitude, remedies
+from anomaly.visibility.reading import photos as photos_of
 
 SIDE = 320
 """Long side of a picture in the report, px."""
@@ -33,10 +34,10 @@ def figures(measured: Measured, mm_per_pixel: float | None = None) -> dict[str, 
     """Everything measured, as JSON; sizes in mm as well where the width of a pixel is known."""
     return {
         "suppression_index": measured.index(),
-        "suppression_index_interval": measured.interval(),
-        "photos": len(measured.untouched[FUSED]),
+        "suppression_index_interval": interval(measured),
+        "photos": photos_of(measured),
         "scorers": {
-            name: {"suppression_index": measured.index(name), "interval": measured.interval(name)}
+            name: {"suppression_index": measured.index(name), "interval": interval(measured, name)}
             for name in measured.scorers
         },
         "probes": {
@@ -55,7 +56,7 @@ def figures(measured: Measured, mm_per_pixel: float | None = None) -> dict[str, 
                         "visibility": seen.visibility,
                         "passes_at": seen.passes_at,
                         "auroc": seen.auroc,
-                        "auroc_interval": seen.intervals,
+                        "auroc_interval": seen.intervals if photos_of(measured) >= FEWEST else None,
                     }
                     for name, seen in graded.seen.items()
                 },
@@ -91,12 +92,11 @@ def visibility_report(
 ) -> FiledReport:
     """`names` are the photos' file names, `left_out` sentences on those that could not be read."""
     detector = bundle.detector
-    low, high = measured.interval()
     tried = remedies(measured, detector.config, detector.geometry.image_size)
     without = ", ".join(measured.without_effect)
     facts = model_facts(bundle)
     n = len(photos)
-    warnings = [f"Only {n} photos: the intervals are wide."] if n < FEW else []
+    warnings = [f"Only {n} photos: {'they have no' if n < FEWEST else 'wide'} intervals."] if n < FEW else []
     return FiledReport(
         title="Feature visibility",
         subject=bundle.path.name,
@@ -105,13 +105,13 @@ def visibility_report(
             {
                 "value": f"{measured.index():.2f}",
                 "label": "suppression index",
-                "note": f"{low:.2f} to {high:.2f}",
+                "note": _between(interval(measured)),
             },
             *(
                 {
                     "value": f"{measured.index(name):.2f}",
                     "label": f"{name} alone",
-                    "note": "{:.2f} to {:.2f}".format(*measured.interval(name)),
+                    "note": _between(interval(measured, name)),
                 }
                 for name in measured.scorers
                 if name != FUSED
@@ -158,6 +158,10 @@ def visibility_report(
     )
 
 
+def _between(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
+
+
 def _called(scorer: str) -> str:
     return "fused score, which decides" if scorer == FUSED else f"{scorer} branch"
 
@@ -168,9 +172,10 @@ def _order(measured: Measured) -> list[str]:
 
 def _grid(measured: Measured, scorer: str, mm_per_pixel: float | None) -> list[Block]:
     most = max(len(graded.magnitudes) for graded in measured.graded)
+    known = photos_of(measured) >= FEWEST
     rows = [_row_name(graded, mm_per_pixel) for graded in measured.graded]
     under = [
-        [f"{low:.2f} to {high:.2f}" for low, high in graded.seen[scorer].intervals]
+        [_between(ends) if known else "" for ends in graded.seen[scorer].intervals]
         + [""] * (most - len(graded.magnitudes))
         for graded in measured.graded
     ]
@@ -188,7 +193,7 @@ def _grid(measured: Measured, scorer: str, mm_per_pixel: float | None) -> list[B
             high=1.0,
             corner="probe and magnitudes",
             digits=2,
-            legend="AUROC with its 95 % interval",
+            legend="AUROC with its 95 % interval" if known else "AUROC",
             under=under,
         )
     ]
@@ -214,8 +219,9 @@ def _passing(measured: Measured, mm_per_pixel: float | None) -> Table:
                 text += f" ({at * mm_per_pixel:.3g} mm)"
             row.append(text)
         seen = graded.seen[FUSED]
-        least, most = seen.intervals[-1]
-        rows.append([*row, seen.visibility, f"{least:.2f} to {most:.2f}"])
+        known = photos_of(measured) >= FEWEST
+        strongest = f"{seen.auroc[-1]:.2f}" + (f" ({_between(seen.intervals[-1])})" if known else "")
+        rows.append([*row, seen.visibility, strongest])
     return Table(["probe", *order, "visibility#", "AUROC at the strongest, 95 %#"], rows)
 
 
