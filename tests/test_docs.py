@@ -130,7 +130,9 @@ def test_thresholds_are_tuned_as_written(
     for words in written:
         code, _, stderr = run(capfd, *words[1:])
         assert code == 0, stderr
-    assert len(list(tmp_path.glob("models/cap.versions/version-*.html"))) == 4, "the one rolled back to has a page too"
+    assert len(list(tmp_path.glob("models/cap.versions/version-*.html"))) == 4, (
+        "the one rolled back to has a page too"
+    )
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -28,7 +28,7 @@ METHOD = (
     "could be, is a one-sided bound.",
 )
 COSTS = (
-    "What a threshold costs follows from its two rates as counted in its row: 1000 (d e E + (1 - d) o O) "
+    "What a threshold costs follows from its two rates as counted in its row: 1000 (d e E + (1 - d) o O), "
     "where d is the share of defective parts, e and o the rates of escapes and overkill, E and O what they "
     "cost. Its interval is made of those of the two rates (Zou and Donner 2008)."
 )
