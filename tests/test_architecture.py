@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "anomaly"
 FLOORS = (
     ("errors", "records"),
-    ("registry", "late", "neighbours", "expected", "repetition", "maps", "distributed"),
+    ("registry", "late", "lock", "neighbours", "expected", "repetition", "maps", "distributed"),
     ("metrics", "quality", "render"),
     ("config", "data", "probes"),
     ("models", "scorers", "calibration", "diagnostics"),

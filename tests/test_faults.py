@@ -26,6 +26,7 @@ from anomaly.inspection.drawing import draw
 from anomaly.inspection.gallery import Gallery
 from anomaly.inspection.journal import JOURNAL, Journal, read_journal, whole_lines
 from anomaly.inspection.stream import in_order, judge, judge_all
+from anomaly.lock import LOCK
 from anomaly.records import Region, Verdict
 
 MEASURED = re.compile(r'\d{4}-\d\d-\d\d \d\d:\d\d UTC|"milliseconds(_median)?": [\d.]+')
@@ -67,10 +68,10 @@ def inspect(photos: Path, model: Path, out: Path) -> list[object]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Every file but the measured times."""
+    """Every file but the measured times, and the lock that a killed process leaves."""
     found = {}
     for path in out.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.name != LOCK:
             data = path.read_bytes()
             if path.name in ("report.html", "summary.json", "verdicts.jsonl"):
                 data = MEASURED.sub("", data.decode()).encode()

@@ -54,41 +54,43 @@ def command(
     from anomaly.inspection.identity import begun_runtime, finished_run, run_of
     from anomaly.inspection.scoring import choose_scorer
     from anomaly.inspection.writer import Writer
+    from anomaly.lock import sole_writer
 
     judging = open_engine(engine, workers, say)
     places = [locate(text) for text in paths]
     photos = photos_of(places, group, group_by_folder)
     bundle = read_bundle(model, late=runtime != "torch")
-    if resume and runtime == "auto":  # the runtime that it was begun with
-        runtime = begun_runtime(out) or runtime
-    score = choose_scorer(bundle, runtime, threads=1, calls=workers or os.cpu_count() or 1, say=say)
-    policy = bundle.detector.policy
-    asked = policy.groups or group is not None or group_by_folder
-    if asked and (sentence := without_threshold(policy, (photo.group for photo in photos))):
-        say(sentence)
-    run = run_of(bundle, photos, score.runtime)
-    summary = finished_run(out, run) if resume else None
-    interrupted = False
-    if summary is None:
-        progress = TerminalProgress()
-        again = {"overwrite": overwrite, "resume": resume}
-        with (
-            judging as workforce,
-            Writer(out, bundle, **again, group=group, run=run) as writer,
-            progress.running(),
-        ):
-            if writer.done:
-                say(f"going on after {writer.done} of {len(photos)} photos")
-            try:
-                left = photos[writer.done :]
-                for drawn in workforce.drawn(Work(left, places, score, writer, progress.waiting_for)):
-                    verdict = writer.write(drawn)
-                    if json_:
-                        result(verdict.to_dict())
-                    progress.step("photos", writer.done, len(photos))
-            except KeyboardInterrupt:
-                interrupted = True
-            summary = writer.finish(interrupted=interrupted, parquet=parquet)
+    with sole_writer(out):
+        if resume and runtime == "auto":  # the runtime that it was begun with
+            runtime = begun_runtime(out) or runtime
+        score = choose_scorer(bundle, runtime, threads=1, calls=workers or os.cpu_count() or 1, say=say)
+        policy = bundle.detector.policy
+        asked = policy.groups or group is not None or group_by_folder
+        if asked and (sentence := without_threshold(policy, (photo.group for photo in photos))):
+            say(sentence)
+        run = run_of(bundle, photos, score.runtime)
+        summary = finished_run(out, run) if resume else None
+        interrupted = False
+        if summary is None:
+            progress = TerminalProgress()
+            again = {"overwrite": overwrite, "resume": resume}
+            with (
+                judging as workforce,
+                Writer(out, bundle, **again, group=group, run=run) as writer,
+                progress.running(),
+            ):
+                if writer.done:
+                    say(f"going on after {writer.done} of {len(photos)} photos")
+                try:
+                    left = photos[writer.done :]
+                    for drawn in workforce.drawn(Work(left, places, score, writer, progress.waiting_for)):
+                        verdict = writer.write(drawn)
+                        if json_:
+                            result(verdict.to_dict())
+                        progress.step("photos", writer.done, len(photos))
+                except KeyboardInterrupt:
+                    interrupted = True
+                summary = writer.finish(interrupted=interrupted, parquet=parquet)
     reviews = f"{summary['review']} to review, " if policy.has_review else ""
     say(
         f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, {reviews}"

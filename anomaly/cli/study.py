@@ -44,6 +44,7 @@ def command(
 ) -> None:
     """Choose augmentation strength and embedding size: a grid of short fits, each probed."""
     from anomaly.config import RunConfig
+    from anomaly.lock import sole_writer
     from anomaly.report.filed import file_report, filed_page
     from anomaly.study.cells import grid
     from anomaly.study.report import figures, study_report
@@ -68,28 +69,29 @@ def command(
         say(text)
 
     progress = TerminalProgress()
-    with progress.running():
-        try:
-            studied = study(
-                data,
-                out,
-                settings,
-                cells,
-                effort,
-                workers=workers or os.cpu_count() or 1,
-                overwrite=overwrite,
-                progress=progress,
-                say=tell,
-            )
-        except KeyboardInterrupt:
-            say("stopped; the same command goes on from here")
-            raise
-    report = study_report(studied, data.resolve().name, lines[0], str(out / CONFIG))
-    found = figures(studied)
-    page = file_report(out, report, found)
-    studied.tracking.text(filed_page(report), "study.html")
-    studied.tracking.end()
-    clean(out)
+    with sole_writer(out):
+        with progress.running():
+            try:
+                studied = study(
+                    data,
+                    out,
+                    settings,
+                    cells,
+                    effort,
+                    workers=workers or os.cpu_count() or 1,
+                    overwrite=overwrite,
+                    progress=progress,
+                    say=tell,
+                )
+            except KeyboardInterrupt:
+                say("stopped; the same command goes on from here")
+                raise
+        report = study_report(studied, data.resolve().name, lines[0], str(out / CONFIG))
+        found = figures(studied)
+        page = file_report(out, report, found)
+        studied.tracking.text(filed_page(report), "study.html")
+        studied.tracking.end()
+        clean(out)
     if studied.tracking.trouble and settings.tracking.enabled:
         say(f"not tracked: {studied.tracking.trouble}; the study is complete")
     if json_:

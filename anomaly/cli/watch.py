@@ -49,6 +49,7 @@ def command(
     from anomaly.inspection.watch import Watch, check_folders
     from anomaly.inspection.webhook import Webhook
     from anomaly.inspection.writer import Writer
+    from anomaly.lock import sole_writer
 
     check_folders(folder, out)
     hook = Webhook(webhook) if webhook else None
@@ -59,7 +60,11 @@ def command(
     if group is not None and (sentence := without_threshold(bundle.detector.policy, [group])):
         say(sentence)
     run = watch_of(bundle, folder, group, group_by_folder)
-    with Writer(out, bundle, resume=True, group=group, run=run) as writer, progress.running():
+    with (
+        sole_writer(out),
+        Writer(out, bundle, resume=True, group=group, run=run) as writer,
+        progress.running(),
+    ):
         watch = Watch(
             folder, writer, score, workers=cores, settle=settle, patience=patience, webhook=hook,
             by_folder=group_by_folder, waiting_for=progress.waiting_for, say=say,

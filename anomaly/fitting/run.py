@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,10 +23,11 @@ from anomaly.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from anomaly.config import RunConfig
 from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
-from anomaly.errors import ConfigError
+from anomaly.errors import AnomalyError, ConfigError
 from anomaly.fitting.photos import defects_wanted
 from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.drawing import colour_ceiling
+from anomaly.lock import LOCK, sole_writer
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes
@@ -35,6 +37,8 @@ from anomaly.tracking import Run
 LIBRARIES = ("anomaly", "torch", "timm", "faiss-cpu", "numpy", "opencv-python-headless", "albumentations")
 REFERENCE = 3
 """Calibration photos kept with the model: a typical, a high and the highest score."""
+NOTE = "fit.json"
+"""File that says which fit half-done work belongs to."""
 
 Say = Callable[[str], None]
 
@@ -76,39 +80,39 @@ def fit(
         say(f"the encoder learns from {len(defects)} defective training photos as well")
     elif counts(samples)["train_defective"]:
         say("defective training photos are left alone: contrastive.supervised_weight 0.5 learns from them")
-    key = _identity(config, [*good, *defects])
-    _refuse_differences(config, key)
-    partial = distributed.from_first(lambda: _partial(out, key, resume=resume, overwrite=overwrite))
-    first = distributed.rank() == 0
-    tracking = Run(config.tracking if first else config.tracking.model_copy(update={"enabled": False}))
-    dials: dict[str, Any] = {}
-    try:
-        start = time.monotonic()
-        if config.dials == "auto":
-            config, dials = _dials(good, config, partial, progress or Silent(), say)
-        checkpoints = Checkpoints(partial if first else None)
-        result = Fit(config, checkpoints, Together(progress or Silent())).run([*good, *defects])
-        distributed.first_goes_on()
-        result.seconds["total"] = round(time.monotonic() - start, 3)
-        if result.skipped:
-            reason = next(iter(result.skipped.values()))
-            say(f"{len(result.skipped)} training photos could not be read and were left out: {reason}")
-        if result.any_angle:
-            say(
-                "the product lies at any angle: turned copies of the good photos are learnt from, and a "
-                "turned part is no anomaly (data.any_angle=false learns from the photos as they are)"
-            )
-        facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
-        rows, reference = _calibration_photos(result)
-        maps = [scores.anomaly_map for scores in result.calibration_scores]
-        write_bundle(out, result.detector, facts, rows, maps, reference)
-        bundle = read_bundle(out)
-        _log(tracking, bundle, result)
-        tracking.end()
-    except BaseException as error:
-        tracking.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    shutil.rmtree(partial, ignore_errors=True)
+    with _claimed(out) as partial:
+        key = _identity(config, [*good, *defects])
+        _refuse_differences(config, key)
+        distributed.from_first(lambda: _begin(out, partial, key, resume=resume, overwrite=overwrite))
+        first = distributed.rank() == 0
+        tracking = Run(config.tracking if first else config.tracking.model_copy(update={"enabled": False}))
+        dials: dict[str, Any] = {}
+        try:
+            start = time.monotonic()
+            if config.dials == "auto":
+                config, dials = _dials(good, config, partial, progress or Silent(), say)
+            checkpoints = Checkpoints(partial if first else None)
+            result = Fit(config, checkpoints, Together(progress or Silent())).run([*good, *defects])
+            distributed.first_goes_on()
+            result.seconds["total"] = round(time.monotonic() - start, 3)
+            if result.skipped:
+                reason = next(iter(result.skipped.values()))
+                say(f"{len(result.skipped)} training photos could not be read and were left out: {reason}")
+            if result.any_angle:
+                say(
+                    "the product lies at any angle: turned copies of the good photos are learnt from, and a "
+                    "turned part is no anomaly (data.any_angle=false learns from the photos as they are)"
+                )
+            facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
+            rows, reference = _calibration_photos(result)
+            maps = [scores.anomaly_map for scores in result.calibration_scores]
+            write_bundle(out, result.detector, facts, rows, maps, reference)
+            bundle = read_bundle(out)
+            _log(tracking, bundle, result)
+            tracking.end()
+        except BaseException as error:
+            tracking.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
     return Fitted(bundle, result, tracking)
 
 
@@ -143,8 +147,26 @@ def _refuse_differences(config: RunConfig, key: str) -> None:
         )
 
 
-def _partial(out: Path, key: str, *, resume: bool, overwrite: bool) -> Path:
-    """The folder of half-done work, checked to belong to the very fit of this identity."""
+@contextmanager
+def _claimed(out: Path) -> Iterator[Path]:
+    """The folder of half-done work, where no other fit writes meanwhile. It goes when the model is whole, and
+    where a fit is refused before anything was trained."""
+    partial = distributed.from_first(lambda: _partial_of(out))
+    with ExitStack() as held:
+        distributed.from_first(lambda: held.enter_context(sole_writer(partial, out)))
+        first = distributed.rank() == 0
+        try:
+            yield partial
+        except AnomalyError:
+            if first and not _worked_on(partial):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_of(out: Path) -> Path:
+    """Where half-done work for `out` is kept. Raises ConfigError where `out` can be no model's folder."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{one_line(out)} is a file: give another --out")
     here = Path.cwd()
@@ -152,16 +174,27 @@ def _partial(out: Path, key: str, *, resume: bool, overwrite: bool) -> Path:
         raise ConfigError(
             f"a model needs a folder of its own, {one_line(out)} is that of this shell: give another --out"
         )
+    return out.with_name(out.name + ".partial")
+
+
+def _worked_on(partial: Path) -> bool:
+    """Whether anything lies in `partial` that took time to make."""
+    return partial.is_dir() and any(path.name not in (LOCK, NOTE) for path in partial.iterdir())
+
+
+def _begin(out: Path, partial: Path, key: str, *, resume: bool, overwrite: bool) -> None:
+    """Make `partial` the folder of the fit of this identity, with what that has done already on `resume`.
+
+    Raises ConfigError where it holds work of another one, or `out` a model, and not `overwrite`.
+    """
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise ConfigError(f"{one_line(out)} already exists: give another --out, or --overwrite")
         if not (out / MANIFEST).exists():
             raise ConfigError(f"{one_line(out)} is not a model, so it is not overwritten: give another --out")
-    partial = out.with_name(out.name + ".partial")
-    note = partial / "fit.json"
-    if partial.exists() and resume:
+    if _worked_on(partial) and resume:
         try:
-            before = json.loads(note.read_text())["identity"]
+            before = json.loads((partial / NOTE).read_text())["identity"]
         except (OSError, ValueError, KeyError, TypeError):
             before = None
         if before != key:
@@ -169,21 +202,24 @@ def _partial(out: Path, key: str, *, resume: bool, overwrite: bool) -> Path:
                 f"{one_line(partial)} was begun with other photos or another configuration: resume with "
                 "those, or start afresh with --overwrite"
             )
-    elif partial.exists() and not overwrite:
+        return
+    if _worked_on(partial) and not overwrite:
         raise ConfigError(
             f"an interrupted fit lies in {one_line(partial)}: go on with --resume, "
             "or start afresh with --overwrite"
         )
-    else:
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write {one_line(partial)} ({error.strerror}): give another --out"
-            ) from None
-        note.write_text(json.dumps({"identity": key}))
-    return partial
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for left in partial.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != LOCK:
+                left.unlink()
+        (partial / NOTE).write_text(json.dumps({"identity": key}))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {one_line(partial)} ({error.strerror}): give another --out"
+        ) from None
 
 
 def _identity(config: RunConfig, photos_used: Sequence[Sample]) -> str:
