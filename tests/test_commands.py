@@ -37,9 +37,10 @@ def test_inspect_writes_everything_and_never_passes_a_broken_photo(
 ) -> None:
     broken = tmp_path / "=cmd|'<b>.png"
     broken.write_bytes(b"no photo")
-    out = tmp_path / "out"
+    out, named = tmp_path / "out", tmp_path / "list.csv"
+    named.write_text("path\nabsent.png\n")
     code, stdout, stderr = run(
-        capfd, "inspect", product / "test", broken, tmp_path / "absent.png",
+        capfd, "inspect", product / "test", broken, named,
         "--model", model, "--out", out, "--json", "--fail-on-anomaly",
     )  # fmt: skip
     assert code == 10, stderr
@@ -123,6 +124,23 @@ def test_an_earlier_inspection_is_kept(
     code, _, stderr = run(capfd, *arguments)
     assert code == 3 and "already holds verdicts.jsonl" in stderr
     assert run(capfd, *arguments, "--overwrite")[0] == 0
+    code, _, stderr = run(capfd, "inspect", product / "test/good/001.png", *arguments[2:], "--resume")
+    assert code == 3 and "the finished inspection in" in stderr and "(changed: paths)" in stderr
+
+
+def test_photos_that_are_none_are_no_success(
+    capfd: pytest.CaptureFixture[str], model: Path, product: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new/out"
+    arguments = (product / "test/good/000.png", "--model", model, "--out", out)
+    code, _, stderr = run(capfd, "inspect", product / "tset", *arguments)
+    assert code == 3 and f"{product / 'tset'} does not exist: check the path" in stderr
+    assert not out.parent.exists()
+    (tmp_path / "README.md").write_text("no photo")
+    code, _, stderr = run(capfd, "inspect", tmp_path / "README.md", *arguments[1:], "--fail-on-anomaly")
+    assert code == 3 and f"none of the photos could be judged: see the reasons in {out}" in stderr
+    assert json.loads((out / "summary.json").read_text())["error"] == 1
+    assert run(capfd, "inspect", tmp_path / "README.md", *arguments, "--overwrite")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -132,7 +150,8 @@ def test_an_earlier_inspection_is_kept(
         (("fit", ".", "--out", "m"), 3, "no photos in"),
         (("fit", ".", "--out", "m", "--set", "seeed=1"), 2, "did you mean 'seed'?"),
         (("fit", ".", "--out", "m", "--config", "no.yaml"), 2, "cannot read the configuration"),
-        (("inspect", "x.png", "--model", "nothing", "--out", "o"), 4, "is not a model"),
+        (("inspect", "x.png", "--model", "nothing", "--out", "o"), 3, "x.png does not exist"),
+        (("inspect", str(Path(__file__)), "--model", "nothing", "--out", "o"), 4, "is not a model"),
         (("inspect", ".", "--model", "nothing", "--out", "o"), 3, "no photos in the folder"),
         (("evaluate", ".", "--model", "nothing"), 4, "is not a model"),
         (("fit",), 2, ""),
@@ -201,6 +220,11 @@ def test_a_tracking_server_that_is_down_costs_no_fit(
     )  # fmt: skip
     assert code == 0
     assert "not tracked: MLflow at http://127.0.0.1:9 failed" in stderr
+
+
+def test_it_says_its_version(capfd: pytest.CaptureFixture[str]) -> None:
+    code, stdout, _ = run(capfd, "--version")
+    assert code == 0 and re.fullmatch(r"anomaly \d+\.\d+\.\d+\n", stdout)
 
 
 def test_components_lists_what_is_there(capfd: pytest.CaptureFixture[str]) -> None:

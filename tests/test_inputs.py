@@ -102,6 +102,8 @@ def test_addresses_that_are_none_are_named_with_the_cure(store: Address) -> None
         photos_of([store.child("empty")])
     with pytest.raises(DataError, match=r"memory://line/no\.csv: no such file"):
         photos_of([store.child("no.csv")])
+    with pytest.raises(DataError, match="'memory://line/none' does not exist: check the address"):
+        photos_of([store.child("none")])
 
 
 def test_a_stored_photo_that_is_empty_too_large_or_a_folder_is_an_error(store: Address, model: Path) -> None:

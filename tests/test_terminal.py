@@ -56,3 +56,12 @@ def test_the_bar_of_a_stage_that_begins_once_more_is_no_longer_finished() -> Non
         progress.step("probes", done, 2)
     (bar,) = progress._bars.tasks
     assert bar.completed == 1 and not bar.finished and bar.finished_time is None
+
+
+def test_what_holds_up_the_rest_is_said_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TerminalProgress()
+    for seconds in range(1, 25):
+        progress.waiting_for("reading or judging huge.png", seconds + 0.01)
+    assert said(capsys) == [
+        f"reading or judging huge.png for {n} s; interrupt if it does not end" for n in (10, 20)
+    ]

@@ -282,6 +282,46 @@ def test_a_webhook_that_hangs_never_blocks_the_line(monkeypatch: pytest.MonkeyPa
     never.set()
 
 
+def test_a_webhook_that_nobody_answers_is_told_once_and_counted(
+    capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook, "WAIT", (0.0, 0.0))
+    monkeypatch.setattr(webhook.Webhook.close, "__defaults__", (60.0,))
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for i in range(3):
+        put(folder, f"{i}.png", i)
+    arguments = ("--out", out, "--settle", "0", "--until-empty", "--webhook", "http://127.0.0.1:9/secret")
+    code, _, stderr = run(capfd, "watch", folder, "--model", model, *arguments)
+    assert code == 0, stderr
+    assert stderr.count("the webhook at 127.0.0.1 fails (") == 1 and "refused" in stderr
+    assert "secret" not in stderr
+    assert "0 could not be read; webhook: 0 sent, 3 failed, 0 dropped\n" in stderr
+    beat = json.loads((out / HEARTBEAT).read_text())
+    assert beat["webhook"] == {"sent": 0, "failed": 3, "dropped": 0}
+
+
+def test_a_folder_of_something_else_is_refused_in_its_own_words(
+    capfd: pytest.CaptureFixture[str], own_model: Path, tmp_path: Path
+) -> None:
+    """`watch` has neither --overwrite nor --resume."""
+    folder, inspected, watched = tmp_path / "in", tmp_path / "inspected", tmp_path / "watched"
+    put(folder, "a.png", 0)
+    put(tmp_path / "other", "a.png", 0)
+    common = ("--model", own_model, "--out")
+    quick = ("--settle", "0", "--until-empty")
+    assert run(capfd, "inspect", folder, *common, inspected)[0] == 0
+    assert run(capfd, "watch", folder, *common, watched, *quick)[0] == 0
+    said = []
+    for source, out in ((folder, inspected), (tmp_path / "other", watched)):
+        code, _, stderr = run(capfd, "watch", source, *common, out, *quick)
+        assert code == 3 and "give another --out" in stderr
+        said.append(stderr)
+    assert "holds an inspection" in said[0] and "(changed: watched): watch the same folder" in said[1]
+    assert "--overwrite" not in "".join(said) and "--resume" not in "".join(said)
+    code, _, stderr = run(capfd, "inspect", folder, *common, watched, "--resume")
+    assert code == 3 and "holds verdicts of a watched folder: give another --out" in stderr
+
+
 def test_mistakes_are_one_sentence(capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -292,4 +332,9 @@ def test_mistakes_are_one_sentence(capfd: pytest.CaptureFixture[str], model: Pat
     ):
         got, _, stderr = run(capfd, "watch", *arguments, "--model", model)
         assert got == code and sentence in stderr and "Traceback" not in stderr
+    (tmp_path / "file").touch()
+    got, _, stderr = run(capfd, "watch", folder, "--out", tmp_path / "file/out", "--model", model)
+    assert (
+        got == 3 and "cannot write to" in stderr and "start it again" in stderr and "--resume" not in stderr
+    )
     assert not (folder / "out").exists()

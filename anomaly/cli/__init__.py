@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -22,6 +23,7 @@ from anomaly.cli import (
     tune,
     watch,
 )
+from anomaly.cli.terminal import show
 from anomaly.errors import AnomalyError
 
 EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 model, 5 calibration impossible,
@@ -32,13 +34,31 @@ EXIT_CODES = """Exit codes: 0 ran, 2 usage or configuration, 3 input data, 4 mod
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
-    help="Learns what normal looks like from good photos alone, and judges every new photo.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        show(f"anomaly {version('anomaly')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Learns what normal looks like from good photos alone, and judges every new photo."""
+
+
 app.command("fit")(fit.command)
 app.command("inspect")(inspect.command)
 app.command("watch")(watch.command)

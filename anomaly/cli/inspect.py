@@ -49,6 +49,7 @@ def command(
     """Judge photos: normal, anomalous, to be reviewed where there is a review band, or not readable."""
     from anomaly.bundle import read_bundle
     from anomaly.data.addresses import locate
+    from anomaly.errors import DataError
     from anomaly.inspection.engines import Work, open_engine
     from anomaly.inspection.groups import photos_of, without_threshold
     from anomaly.inspection.identity import begun_runtime, finished_run, run_of
@@ -101,5 +102,7 @@ def command(
     if interrupted:
         say(f"interrupted after {summary['photos']} of {len(photos)} photos; go on with --resume")
         raise KeyboardInterrupt
+    if summary["error"] == summary["photos"]:
+        raise DataError(f"none of the photos could be judged: see the reasons in {out / 'verdicts.csv'}")
     if fail_on_anomaly and summary["normal"] < summary["photos"]:
         raise typer.Exit(ANOMALIES_FOUND)

@@ -95,10 +95,10 @@ class TerminalProgress:
         if self._stop:
             raise KeyboardInterrupt
 
-    def waiting_for(self, thing: object, seconds: float) -> None:
+    def waiting_for(self, what: object, seconds: float) -> None:
         """Say what holds up the rest, every PATIENCE seconds. Raises KeyboardInterrupt as `step` does."""
         if int(seconds) % PATIENCE == 0:
-            say(f"waiting for {thing} for {seconds:.0f} s; if its folder does not answer, interrupt")
+            say(f"{what} for {seconds:.0f} s; interrupt if it does not end")
         if self._stop:
             raise KeyboardInterrupt
 

@@ -48,11 +48,11 @@ def command(
     from anomaly.inspection.scoring import choose_scorer
     from anomaly.inspection.watch import Watch, check_folders
     from anomaly.inspection.webhook import Webhook
-    from anomaly.inspection.writer import Writer
+    from anomaly.inspection.writer import WATCHING, Writer
     from anomaly.lock import sole_writer
 
     check_folders(folder, out)
-    hook = Webhook(webhook) if webhook else None
+    hook = Webhook(webhook, say) if webhook else None
     bundle = read_bundle(model, late=runtime != "torch")
     cores = os.cpu_count() or 1
     score = choose_scorer(bundle, runtime, threads=1, calls=cores, say=say)
@@ -62,7 +62,7 @@ def command(
     run = watch_of(bundle, folder, group, group_by_folder)
     with (
         sole_writer(out),
-        Writer(out, bundle, resume=True, group=group, run=run) as writer,
+        Writer(out, bundle, resume=True, group=group, run=run, advice=WATCHING) as writer,
         progress.running(),
     ):
         watch = Watch(
@@ -84,6 +84,6 @@ def command(
         summary = writer.finish(interrupted=True)
     say(
         f"stopped; {summary['photos']} photos so far: {summary['normal']} normal, {summary['review']} to "
-        f"review, {summary['anomalous']} anomalous, {summary['error']} could not be read\n"
-        f"report: {out / 'report.html'}"
+        f"review, {summary['anomalous']} anomalous, {summary['error']} could not be read"
+        f"{f'; webhook: {hook.counts}' if hook else ''}\nreport: {out / 'report.html'}"
     )

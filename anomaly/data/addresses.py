@@ -69,7 +69,7 @@ def open_store(address: Address) -> tuple[Any, str]:
 def list_store(address: Address) -> list[str] | None:
     """Names of all files below a folder, relative to it; None for what is no folder.
 
-    Raises DataError where the store does not answer or refuses.
+    Raises DataError where there is no such thing, and where the store does not answer or refuses.
     """
     try:
         store, root = open_store(address)
@@ -78,7 +78,7 @@ def list_store(address: Address) -> list[str] | None:
             return None
         return [name.removeprefix(root.rstrip("/") + "/") for name in store.find(root)]
     except FileNotFoundError:
-        return None
+        raise DataError(f"{address!r} does not exist: check the address") from None
     except ConfigError:
         raise
     except Exception as error:  # each store raises types of its own

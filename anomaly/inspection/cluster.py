@@ -138,7 +138,10 @@ class Cluster:
         last = object()
         expected = 0
         waited = in_order(
-            lambda thing: next(results, last), itertools.repeat("the workers"), 1, work.waiting_for
+            lambda thing: next(results, last),
+            itertools.repeat("waiting for the workers"),
+            1,
+            work.waiting_for,
         )
         try:
             for found in waited:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from anomaly.data.addresses import Location
+from anomaly.data.images import one_line
 from anomaly.errors import ConfigError, nearest
 from anomaly.inspection.drawing import Drawn
 from anomaly.inspection.groups import Found
@@ -32,7 +33,7 @@ class Work:
     writer: Writer
     """Whom they are drawn for."""
     waiting_for: Waiting
-    """Told every second what holds up the rest; what it raises ends the work."""
+    """Told every second what holds up the rest, and for how long; what it raises ends the work."""
 
 
 class Engine(Protocol):
@@ -56,7 +57,7 @@ class Local:
             return writer.draw(judge(detector, photo.path, work.score, group=photo.group))
 
         def waiting_for(photo: Found, seconds: float) -> None:
-            work.waiting_for(photo.path, seconds)
+            work.waiting_for(f"reading or judging {one_line(photo.path)}", seconds)
 
         return in_order(draw, work.photos, self.workers, waiting_for)
 

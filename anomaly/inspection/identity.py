@@ -56,13 +56,18 @@ def begun_run(out: Path) -> dict[str, Any] | None:
     return run if isinstance(run, dict) else {}
 
 
+def earlier_run(out: Path) -> dict[str, Any] | None:
+    """What the inspection in `out`, finished or not, said of itself; None where that is not known."""
+    if (run := begun_run(out)) is not None:
+        return run
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        run = json.loads((out / "summary.json").read_bytes())["run"]
+    return run if isinstance(run, dict) else None
+
+
 def begun_runtime(out: Path) -> str | None:
     """What scored the photos of the inspection in `out`, finished or not; None where that is not known."""
-    run = begun_run(out)
-    if run is None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            run = json.loads((out / "summary.json").read_bytes())["run"]
-    runtime = (run or {}).get("runtime")
+    runtime = (earlier_run(out) or {}).get("runtime")
     return runtime if isinstance(runtime, str) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from anomaly.data.addresses import Address, Location, list_store
@@ -12,14 +13,17 @@ from anomaly.errors import DataError
 def expand(place: Location) -> list[Location]:
     """The photos at a place: a file as it is, a folder searched recursively.
 
-    Raises DataError for a folder without photos or that cannot be read, ConfigError for an address that is
-    none. A file that cannot be read is judged `error` later.
+    Raises DataError for what does not exist, for a folder without photos and one that cannot be read,
+    ConfigError for an address that is none. A file that cannot be read is judged `error` later.
     """
     return [*_stored(place)] if isinstance(place, Address) else [*local_photos(place)]
 
 
 def local_photos(path: Path) -> list[Path]:
-    """A folder's photos; a file as it is. Raises DataError for a folder without any."""
+    """A folder's photos; a file as it is. Raises DataError for a folder without any, and for what does not
+    exist."""
+    if not os.path.lexists(path):
+        raise DataError(f"{one_line(path)} does not exist: check the path")
     if not path.is_dir():
         return [path]
     found = find_images(path)

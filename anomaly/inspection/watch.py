@@ -51,7 +51,7 @@ class Watch:
         patience: float,
         webhook: Webhook | None = None,
         by_folder: bool = False,
-        waiting_for: Waiting = lambda thing, seconds: None,
+        waiting_for: Waiting = lambda what, seconds: None,
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         """`by_folder`: a photo's sub-folder is its group. Raises DataError where the output cannot be
@@ -110,6 +110,7 @@ class Watch:
     def report(self, state: str) -> None:
         """Write heartbeat and counters. Raises DataError where the disk is full."""
         now = time.time()
+        hook = self.webhook
         beat = {
             "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
             "pid": os.getpid(),
@@ -118,6 +119,7 @@ class Watch:
             "trouble": self._trouble,
             "photos": self.writer.done,
             "waiting": self.arrivals.waiting,
+            "webhook": hook and {"sent": hook.sent, "failed": hook.failed, "dropped": hook.dropped},
         }
         try:
             write_whole(self.writer.out / HEARTBEAT, json.dumps(beat, indent=1, ensure_ascii=False))
@@ -155,7 +157,7 @@ class Watch:
         return verdict
 
     def _wait(self, item: tuple[str, Stamp], seconds: float) -> None:
-        self._waiting_for(item[0], seconds)
+        self._waiting_for(f"reading or judging {one_line(item[0])}", seconds)
 
     def _metrics(self, now: float) -> Iterable[str]:
         """Prometheus' text format, for the textfile collector of its node exporter."""

@@ -6,9 +6,11 @@ import json
 import queue
 import threading
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from anomaly.data.images import one_line
 from anomaly.errors import ConfigError
 
 TRIES = 3
@@ -22,8 +24,9 @@ WAITING = 1000
 class Webhook:
     """POSTs JSON objects from a thread of its own."""
 
-    def __init__(self, url: str) -> None:
-        """Raises ConfigError unless `url` is one of http or https."""
+    def __init__(self, url: str, say: Callable[[str], None] = lambda sentence: None) -> None:
+        """`say` is told of the first call that fails. Raises ConfigError unless `url` is one of http or
+        https."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(
@@ -31,10 +34,17 @@ class Webhook:
             )
         self.url = url
         self.sent = self.failed = self.dropped = 0
+        self._host, self._say = parts.hostname, say
+        self._reason = ""
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(WAITING)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._labour, daemon=True)
         self._thread.start()
+
+    @property
+    def counts(self) -> str:
+        """Its calls so far, for people."""
+        return f"{self.sent} sent, {self.failed} failed, {self.dropped} dropped"
 
     def send(self, fields: dict[str, Any]) -> None:
         """Queue an object; returns at once."""
@@ -72,12 +82,19 @@ class Webhook:
                     break
             else:
                 self.failed += 1
+                if self.failed == 1:  # the address itself may hold a secret
+                    self._say(
+                        f"the webhook at {self._host} fails ({self._reason}): check its address; photos are "
+                        "judged on, and calls that fail are counted in heartbeat.json"
+                    )
 
     def _post(self, fields: dict[str, Any]) -> bool:
         data = json.dumps(fields).encode()
         request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                self._reason = f"HTTP status {answer.status}"
                 return 200 <= int(answer.status) < 300
-        except Exception:  # sockets, HTTP and TLS errors have no common type; the count tells of them
+        except Exception as error:  # sockets, HTTP and TLS errors have no common type
+            self._reason = one_line(getattr(error, "reason", None) or str(error) or type(error).__name__)
             return False

@@ -14,7 +14,7 @@ import shutil
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from anomaly.bundle import Bundle
 from anomaly.errors import DataError
 from anomaly.inspection.drawing import Drawn, colour_ceiling, draw, expected_jpeg
 from anomaly.inspection.gallery import Gallery
-from anomaly.inspection.identity import RUN, WORK, begun_run
+from anomaly.inspection.identity import RUN, WORK, begun_run, earlier_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
 from anomaly.inspection.stream import Judged
 from anomaly.policy.policy import Policy
@@ -38,6 +38,30 @@ from anomaly.report.tally import Tally
 OUTPUTS = (
     JOURNAL, TABLE, PARQUET, "heatmaps", "maps", "summary.json", "report.html", WORK
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Advice:
+    """How sentences about a folder that cannot be written go on."""
+
+    same: str
+    """Where an earlier run judged something else."""
+    other: str
+    """Where something else lies there."""
+    again: str
+    """Where the disk was full."""
+
+
+INSPECTING = Advice(
+    "resume with the same photos, model and options, or start afresh with --overwrite",
+    "give another --out, or --overwrite",
+    "go on with --resume",
+)
+WATCHING = Advice(
+    "watch the same folder with the same model and groups, or give another --out",
+    "give another --out",
+    "start it again",
+)
 
 
 class Writer:
@@ -55,31 +79,21 @@ class Writer:
         resume: bool = False,
         group: str | None = None,
         run: dict[str, Any] | None = None,
+        advice: Advice = INSPECTING,
     ) -> None:
         """`group` is that of photos which name none. `run` says what is inspected, see `run_of`; `resume`
-        goes on with an unfinished one that said the same, or begins it. Raises DataError where `out` holds
-        another inspection and not `overwrite`, or cannot be written."""
+        goes on with an unfinished one that said the same, or begins it. Raises DataError, which ends in
+        `advice`, where `out` holds another inspection and not `overwrite`, or cannot be written."""
         run = run or {}
-        begun = begun_run(out)
-        going_on = resume and begun is not None
+        going_on = resume and begun_run(out) == run
         there = [name for name in OUTPUTS if (out / name).exists()]
-        if going_on and begun is not None and begun != run:
-            changed = ", ".join(sorted(key for key in run if begun.get(key) != run[key])) or "its options"
-            raise DataError(
-                f"the unfinished inspection in {out} was of something else (changed: {changed}): resume with "
-                "the same photos, model and options, or start afresh with --overwrite"
-            )
         if there and not overwrite and not going_on:
-            if begun is not None:
-                raise DataError(
-                    f"an unfinished inspection lies in {out}: go on with --resume, or start afresh with "
-                    "--overwrite"
-                )
-            raise DataError(f"{out} already holds {there[0]}: give another --out, or --overwrite")
+            raise DataError(_taken(out, run, there[0], resume, advice))
         self.out = out
         self.bundle = bundle
         self.run = run
         self.group = group
+        self.advice = advice
         self._tally = Tally()
         self._milliseconds = array("f")
         with self.writing():
@@ -206,8 +220,25 @@ class Writer:
         except OSError as error:
             raise DataError(
                 f"cannot write to {self.out} ({error.strerror or error}): make room there, or give another "
-                "--out; every verdict that was recorded is kept, go on with --resume"
+                f"--out; every verdict that was recorded is kept, {self.advice.again}"
             ) from None
+
+
+def _taken(out: Path, run: dict[str, Any], there: str, resume: bool, advice: Advice) -> str:
+    """Why `run` cannot be written into `out`, which holds `there`."""
+    before, unfinished = earlier_run(out), begun_run(out) is not None
+    if before and ("watched" in before) != ("watched" in run):
+        kind = "verdicts of a watched folder" if "watched" in before else "an inspection"
+        return f"{out} holds {kind}: give another --out"
+    if resume and before is not None and before != run:
+        changed = ", ".join(sorted(key for key in run if before.get(key) != run[key])) or "its options"
+        kind = "watch" if "watched" in run else f"{'unfinished' if unfinished else 'finished'} inspection"
+        return f"the {kind} in {out} was of something else (changed: {changed}): {advice.same}"
+    if unfinished:
+        return (
+            f"an unfinished inspection lies in {out}: go on with --resume, or start afresh with --overwrite"
+        )
+    return f"{out} already holds {there}: {advice.other}"
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:
