@@ -61,6 +61,8 @@ class Verdict:
     """Product, camera or lot whose thresholds were asked for."""
     review_threshold: float | None = None
     """Lower end of the band that people look at, where there is one."""
+    size: tuple[int, int] | None = None
+    """(H, W) of the photo."""
 
     def to_dict(self) -> dict[str, Any]:
         """What is recorded of it. All but `milliseconds` is the same whenever the photo is judged again."""
@@ -70,4 +72,5 @@ class Verdict:
     def from_dict(cls, fields: dict[str, Any]) -> Self:
         """Undo `to_dict`, also after a passage through JSON. Raises TypeError or KeyError for others."""
         found = tuple(Region(**{**part, "box": tuple(part["box"])}) for part in fields["regions"])
-        return cls(**{**fields, "regions": found})
+        size = fields.get("size")
+        return cls(**{**fields, "regions": found, "size": None if size is None else tuple(size)})

@@ -74,10 +74,9 @@ def command(
         interrupted = False
         if summary is None:
             progress = TerminalProgress()
-            again = {"overwrite": overwrite, "resume": resume}
             with (
                 judging as workforce,
-                Writer(out, bundle, **again, group=group, run=run) as writer,
+                Writer(out, bundle, overwrite=overwrite, resume=resume, group=group, run=run) as writer,
                 progress.running(),
             ):
                 if writer.done:
@@ -97,8 +96,9 @@ def command(
         f"{summary['photos']} photos: {summary['normal']} normal, {summary['anomalous']} anomalous, {reviews}"
         f"{summary['error']} could not be read\nreport: {out / 'report.html'}"
     )
-    if (alike := summary.get("likeness")) and alike["sentence"]:
-        say(alike["sentence"])
+    for about in ("likeness", "shapes"):
+        if (unlike := summary.get(about)) and unlike["sentence"]:
+            say(unlike["sentence"])
     if interrupted:
         say(f"interrupted after {summary['photos']} of {len(photos)} photos; go on with --resume")
         raise KeyboardInterrupt

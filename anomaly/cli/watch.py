@@ -87,3 +87,5 @@ def command(
         f"review, {summary['anomalous']} anomalous, {summary['error']} could not be read"
         f"{f'; webhook: {hook.counts}' if hook else ''}\nreport: {out / 'report.html'}"
     )
+    if summary["shapes"]["sentence"]:
+        say(summary["shapes"]["sentence"])

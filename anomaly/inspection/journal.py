@@ -22,7 +22,7 @@ TABLE = "verdicts.csv"
 PARQUET = "verdicts.parquet"
 COLUMNS = (
     "path", "decision", "image_score", "threshold", "p_value", "regions", "milliseconds", "error", "version",
-    "group", "review_threshold",
+    "group", "review_threshold", "size",
 )  # fmt: skip
 BATCH = 4096
 """Rows of a Parquet file that are held in memory at once."""
@@ -98,7 +98,11 @@ def write_parquet(out: Path) -> None:
     region = pa.struct(
         [("box", pa.list_(pa.int32())), ("area", pa.int64()), ("peak", pa.float64()), ("mean", pa.float64())]
     )
-    kinds = {"regions": pa.list_(region), "version": pa.int64()} | dict.fromkeys(
+    kinds = {
+        "regions": pa.list_(region),
+        "version": pa.int64(),
+        "size": pa.list_(pa.int32()),
+    } | dict.fromkeys(
         ("image_score", "threshold", "p_value", "review_threshold", "milliseconds"), pa.float64()
     )
     names = list(Verdict("", "error").to_dict())

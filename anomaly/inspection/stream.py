@@ -127,7 +127,8 @@ def judge(
         photo, anomaly_map = None, None
         verdict = too_large(detector, path, group)
     milliseconds = round(1000 * (time.perf_counter() - start), 2)
-    return Judged(replace(verdict, milliseconds=milliseconds), photo, anomaly_map)
+    size = None if photo is None else photo.shape[:2]
+    return Judged(replace(verdict, milliseconds=milliseconds, size=size), photo, anomaly_map)
 
 
 def too_large(detector: Detector, path: Location | str, group: str | None) -> Verdict:

@@ -28,6 +28,7 @@ from anomaly.inspection.drawing import Drawn, colour_ceiling, draw, expected_jpe
 from anomaly.inspection.gallery import Gallery
 from anomaly.inspection.identity import RUN, WORK, begun_run, earlier_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
+from anomaly.inspection.shapes import Shapes, Size
 from anomaly.inspection.stream import Judged
 from anomaly.policy.policy import Policy
 from anomaly.quality.likeness import Likeness, likeness
@@ -95,6 +96,7 @@ class Writer:
         self.group = group
         self.advice = advice
         self._tally = Tally()
+        self._shapes = Shapes(_sizes(bundle))
         self._milliseconds = array("f")
         with self.writing():
             if not going_on:
@@ -161,6 +163,7 @@ class Writer:
             "n_calibration": len(policy.normal_scores),
             "guarantee": policy.promise,
             "likeness": None if alike is None else asdict(alike) | {"sentence": alike.sentence},
+            "shapes": {"unlike": self._shapes.unlike, "sentence": self._shapes.sentence},
             "ceiling": colour_ceiling(policy.normal_scores, cut.threshold),
             "model": self.bundle.path.name,
             "model_hash": self.bundle.model_hash,
@@ -208,6 +211,8 @@ class Writer:
 
     def _count(self, index: int, verdict: Verdict) -> None:
         self._tally.add(verdict)
+        if verdict.size is not None:
+            self._shapes.add(verdict.size)
         if verdict.milliseconds is not None:
             self._milliseconds.append(verdict.milliseconds)
         if verdict.heatmap is not None:
@@ -239,6 +244,12 @@ def _taken(out: Path, run: dict[str, Any], there: str, resume: bool, advice: Adv
             f"an unfinished inspection lies in {out}: go on with --resume, or start afresh with --overwrite"
         )
     return f"{out} already holds {there}: {advice.other}"
+
+
+def _sizes(bundle: Bundle) -> list[Size]:
+    """(H, W) of the calibration photos, as they were taken."""
+    sizes = [tuple(row.get("size") or ()) for row in bundle.calibration_photos]
+    return [(size[0], size[1]) for size in sizes if len(size) == 2 and min(size) > 0]
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:

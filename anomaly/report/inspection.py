@@ -58,8 +58,8 @@ def inspection_report(
     """The page as HTML.
 
     `summary` holds `threshold`, `ceiling` (of the colour scale), `n_calibration`, `guarantee` (plain words),
-    and if wished `likeness`, `target_fpr`, `review_threshold`, `version`, `versions`, `group`, `groups` and
-    `finished` (when, as text).
+    and if wished `likeness`, `shapes`, `target_fpr`, `review_threshold`, `version`, `versions`, `group`,
+    `groups` and `finished` (when, as text).
     `model` maps facts to values (text, number, size, mapping); its `name` stands in the heading too. The
     gallery is shown whole.
     """
@@ -70,7 +70,11 @@ def inspection_report(
         model=model,
         model_facts=facts(model),
         threshold_facts=_threshold_facts(summary),
-        unlike=(summary.get("likeness") or {}).get("sentence"),
+        unlike=[
+            sentence
+            for about in ("likeness", "shapes")
+            if (sentence := (summary.get(about) or {}).get("sentence"))
+        ],
         headline=_headline(tally.counts),
         counts=tally.counts,
         total=tally.total,
