@@ -48,8 +48,8 @@ def _locked(folder: Path, out: Path) -> int | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
-            continue  # its last writer has just removed the folder
+        except (FileNotFoundError, FileExistsError):
+            continue  # its last writer is removing the folder
         except OSError:
             return None
         try:

@@ -54,34 +54,34 @@ def command(
     check_folders(folder, out)
     hook = Webhook(webhook, say) if webhook else None
     bundle = read_bundle(model, late=runtime != "torch")
-    cores = os.cpu_count() or 1
-    score = choose_scorer(bundle, runtime, threads=1, calls=cores, say=say)
-    progress = TerminalProgress()
-    if group is not None and (sentence := without_threshold(bundle.detector.policy, [group])):
-        say(sentence)
-    run = watch_of(bundle, folder, group, group_by_folder)
-    with (
-        sole_writer(out),
-        Writer(out, bundle, resume=True, group=group, run=run, advice=WATCHING) as writer,
-        progress.running(),
-    ):
-        watch = Watch(
-            folder, writer, score, workers=cores, settle=settle, patience=patience, webhook=hook,
-            by_folder=group_by_folder, waiting_for=progress.waiting_for, say=say,
-        )  # fmt: skip
-        say(f"watching {folder}, {writer.done} photos judged so far; stop with Ctrl-C")
-        try:
-            while True:
-                for verdict in watch.poll():
-                    if json_:
-                        result(verdict.to_dict())
-                if until_empty and not watch.arrivals.waiting:
-                    break
-                progress.pause(every)
-        except KeyboardInterrupt:
-            pass
-        watch.close()
-        summary = writer.finish(interrupted=True)
+    with sole_writer(out):
+        cores = os.cpu_count() or 1
+        score = choose_scorer(bundle, runtime, threads=1, calls=cores, say=say)
+        progress = TerminalProgress()
+        if group is not None and (sentence := without_threshold(bundle.detector.policy, [group])):
+            say(sentence)
+        run = watch_of(bundle, folder, group, group_by_folder)
+        with (
+            Writer(out, bundle, resume=True, group=group, run=run, advice=WATCHING) as writer,
+            progress.running(),
+        ):
+            watch = Watch(
+                folder, writer, score, workers=cores, settle=settle, patience=patience, webhook=hook,
+                by_folder=group_by_folder, waiting_for=progress.waiting_for, say=say,
+            )  # fmt: skip
+            say(f"watching {folder}, {writer.done} photos judged so far; stop with Ctrl-C")
+            try:
+                while True:
+                    for verdict in watch.poll():
+                        if json_:
+                            result(verdict.to_dict())
+                    if until_empty and not watch.arrivals.waiting:
+                        break
+                    progress.pause(every)
+            except KeyboardInterrupt:
+                pass
+            watch.close()
+            summary = writer.finish(interrupted=True)
     say(
         f"stopped; {summary['photos']} photos so far: {summary['normal']} normal, {summary['review']} to "
         f"review, {summary['anomalous']} anomalous, {summary['error']} could not be read"

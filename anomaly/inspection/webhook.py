@@ -64,7 +64,7 @@ class Webhook:
         self.send_end()
         self._thread.join(seconds)
         self._stop.set()
-        self.dropped += sum(item is not None for item in self._queue.queue)
+        self.dropped += self._thread.is_alive() + sum(item is not None for item in self._queue.queue)
 
     def send_end(self) -> None:
         try:
