@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -329,9 +330,10 @@ def _read(folder: Path, name: str, digest: str) -> bytes:
     if os.path.isabs(name) or path.resolve() != folder.resolve() / name:
         raise BundleError(f"{shown} leads out of the model folder: restore the model")
     try:
-        if not path.is_file():
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise BundleError(f"{shown} is no file: restore the model")
-        if path.stat().st_size > LARGEST:
+        if found.st_size > LARGEST:
             raise BundleError(f"{shown} is larger than any file of a model: restore the model")
         data = path.read_bytes()
     except OSError as error:

@@ -157,7 +157,7 @@ def test_rules_are_read_from_polygons_and_images_in_px_and_mm(tmp_path: Path) ->
             "photo_size: [20, 20]\nignore:\n- polygon: [[0, 0], [0, 20], [20, 20], [20, 0]]",
             "leaves nothing to look at",
         ),
-        ("photo_size: [9, 9]\nlook_at:\n- polygon: [[0, 0], [0, .inf], [9, 9]]", "corners that no photo has"),
+        ("photo_size: [9, 9]\nlook_at:\n- polygon: [[0, 0], [0, 1e9], [9, 9]]", "corners that no photo has"),
     ],
 )
 def test_rules_that_make_no_sense_are_told_so(tmp_path: Path, text: str, sentence: str) -> None:

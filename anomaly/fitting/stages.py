@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,8 @@ class Fit:
                 _, alike = self._calibrated(standard, weights)
                 weights = visibility_weights(detector_with(weights, alike), held_out_photos, self.progress)
         scores, threshold = self._calibrated(standard, weights)
+        groups = tuple(sorted({sample.group for sample in read.held_out if sample.group}))
+        threshold = replace(threshold, groups=groups)
         with self._timed("extending"):
             for scorer in scorers.values():
                 scorer.extend(TrainingMaps(encoder, raw, held_out_photos, scorer.input))
