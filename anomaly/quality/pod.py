@@ -124,9 +124,10 @@ def fit_pod(
 
     reach = float(np.sqrt(chi2.ppf(2 * confidence - 1, 1)))
     rises = bool(theta[1] > 0 and found.any() and not found.all())
-    bounded = rises and slope_ratio > reach**2
-    adjusted = adjusted and not likelihood.penalised
-    region = Region(likelihood, theta, top, centre, scale, reach, rises, bounded, adjusted)
+    flat = float(np.sqrt(slope_ratio))
+    region = Region(replace(likelihood, rising=rises), theta, top, centre, scale, reach, flat, rises)
+    if adjusted and not likelihood.penalised:
+        region = region.adjusted()
     to_log_size = np.eye(4)
     to_log_size[:2, 1] = -centre / scale, 1 / scale
     fit = PodFit(

@@ -26,6 +26,9 @@ EDGE = 1e-9
 _FLOOR = 1e-12
 _NARROWEST = 1e-3  # between the asymptotes
 _LOW, _HIGH = np.array([-np.inf, -np.inf, 0, 0]), np.array([np.inf, np.inf, 1, 1])
+_SLOPES = np.geomspace(0.1, 100, 13)
+_SHARES = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.95])  # of the way from 0 or 1 to the POD asked for
+_TRIED = 2
 
 
 class LinkFunctions(NamedTuple):
@@ -69,6 +72,8 @@ class Likelihood:
     ceiling: bool = False
     """d is estimated, else 1."""
     penalised: bool = False
+    rising: bool = False
+    """Only curves that do not fall count."""
 
     def pod(self, theta: Floats, z: Floats) -> Floats:
         a, b, g, d = theta.T
@@ -117,7 +122,8 @@ class Likelihood:
         return theta[top], float(value[top])
 
     def starts_through(self, theta: Floats, z: Floats, pod: Floats) -> list[Floats]:
-        """Curves (J, 4) made from theta (4,) to meet P(z) = pod, or to come closer, each by one parameter."""
+        """Curves (J, 4) that meet P(z) = pod, or come closer, to climb from: made from theta (4,) by one
+        parameter each, and the best of a grid, since steep curves and shallow ones can be tops each."""
         a, b, g, d = (np.full(len(z), x) for x in theta)
         below = self.link.cdf(a + b * z)
         eta = self.eta(theta, pod)
@@ -129,7 +135,22 @@ class Likelihood:
             starts.append([a, b, np.clip((pod - d * below) / np.maximum(1 - below, EDGE), 0, 0.98 * d), d])
         if self.ceiling:
             starts.append([a, b, g, np.clip(g + (pod - g) / np.maximum(below, EDGE), g + 0.02, 1)])
-        return [np.stack(start, axis=1) for start in starts]
+        made = [np.stack(start, axis=1) for start in starts]
+        return [*made, *self._grid_through(z, pod)]
+
+    def _grid_through(self, z: Floats, pod: Floats) -> Floats:
+        """The best curves (_TRIED, J, 4) with P(z) = pod of a grid of slopes and asymptotes."""
+        floor = _SHARES if self.blanks else np.zeros(1)
+        ceiling = _SHARES if self.ceiling else np.zeros(1)
+        slope, floor, ceiling = (x.ravel() for x in np.meshgrid(_SLOPES, floor, ceiling, indexing="ij"))
+        g = floor[:, None] * pod
+        d = 1 - ceiling[:, None] * (1 - pod)
+        a = self.link.quantile((pod - g) / (d - g)) - slope[:, None] * z
+        grid = np.stack([a, np.broadcast_to(slope[:, None], a.shape), g, d], axis=2)
+        value = self.value(grid.reshape(-1, 4)).reshape(a.shape)
+        best = np.argsort(-value, axis=0)[:_TRIED]
+        chosen: Floats = np.take_along_axis(grid, best[:, :, None], axis=0)
+        return chosen
 
     def maximise(self, theta: Floats, *, flat: bool = False, through: Target = None) -> tuple[Floats, Floats]:
         """Top reached from each start (J, 4) -> theta (J, 4), value (J,).
@@ -159,7 +180,7 @@ class Likelihood:
         held = np.zeros(gradient.shape, bool)
         for _ in range(2):  # again without what sits on its border and would leave
             step, multiplier = _newton(gradient, information[:, :, free], normal, gap, held)
-            held |= (theta <= _LOW)[:, free] & (step < 0) | (theta >= _HIGH)[:, free] & (step > 0)
+            held |= (theta <= self.lowest)[:, free] & (step < 0) | (theta >= _HIGH)[:, free] & (step > 0)
             if not held.any():
                 break
         price = np.maximum(price, 2 * np.abs(multiplier))
@@ -170,7 +191,7 @@ class Likelihood:
         for _ in range(20):
             trial = theta[rows]
             trial[:, free] += length * step[rows]
-            trial = np.clip(trial, _LOW, _HIGH)
+            trial = np.clip(trial, self.lowest, _HIGH)
             reached, missed = self.value(trial), self._gap(trial, _of(through, rows))
             asked = (merit + 0.25 * length * promise - 1e-13 * (1 + np.abs(merit)))[rows]
             taken = reached - price[rows] * np.abs(missed) >= asked
@@ -222,6 +243,10 @@ class Likelihood:
         information = self.score(theta[None])[1][0]
         covariance[np.ix_(free, free)] = np.linalg.pinv(information[np.ix_(free, free)], hermitian=True)
         return covariance
+
+    @property
+    def lowest(self) -> Floats:
+        return np.array([-np.inf, 0 if self.rising else -np.inf, 0, 0])
 
     @property
     def asymptotes(self) -> list[int]:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from anomaly.quality.pod_likelihood import EDGE, Floats, Likelihood
@@ -18,6 +19,9 @@ Integers = NDArray[np.intp]
 
 _FARTHEST = 30.0
 """A bound on a size is sought up to so many standard deviations of log size away."""
+_CALIBRATED_AT = 0.9
+_MOST_STRETCH = 1.0
+"""What the adjustment for small samples may add to the reach; it is .1 to .4 where it can be trusted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,22 +33,55 @@ class Region:
     top: float
     centre: float
     scale: float
-    reach: float  # square root of how far 2 * likelihood falls inside the region
+    reach: float  # square root of how far 2 * likelihood falls inside the region, asymptotically
+    flat: float  # the same of the best flat curve
     rises: bool  # there are hits and misses, and more hits as size grows
-    bounded: bool  # no curve in the region is flat
-    adjusted: bool  # the root of the likelihood ratio is Skovgaard's r*
+    stretch: tuple[float, float] = (0.0, 0.0)
+    """Added to the reach for small samples: for lower bounds of POD, and for upper ones."""
 
-    def excess(self, z: Floats, pod: Floats) -> Floats:
-        """How far outside the region (J,) the curves with POD(z) = pod begin; below 0 where inside."""
+    @property
+    def bounded(self) -> bool:
+        """No curve in the region is flat."""
+        return self.rises and self.flat > self._reach(1)
+
+    def adjusted(self) -> Region:
+        """The region with the reach at which Skovgaard's r* holds for the bounds of the size that is found
+        with a probability of 0.9. One reach for all sizes keeps the bounds from falling where curves rise."""
+        stretch = self._stretch(1), self._stretch(-1)
+        return replace(self, stretch=stretch)
+
+    def _stretch(self, side: int) -> float:
+        near = self._bound(_CALIBRATED_AT, side, self.reach)
+        if near is None:
+            return 0.0
+        most = min(_MOST_STRETCH, 0.98 * (self.flat - self.reach))
+        far = self._bound(_CALIBRATED_AT, side, self.reach + most)
+
+        def adjusted(z: float) -> float:
+            at = np.array([z])
+            root, theta = self.root(at, np.array([_CALIBRATED_AT]))
+            return float(self.likelihood.adjusted_root(root, theta, self.theta, at)[0]) - self.reach
+
+        if adjusted(near) >= 0:
+            return 0.0
+        if far is None or adjusted(far) <= 0:
+            return _MOST_STRETCH
+        root, _ = self.root(np.array([brentq(adjusted, near, far, xtol=1e-10)]), np.array([_CALIBRATED_AT]))
+        return float(np.clip(root[0] - self.reach, 0, most))
+
+    def _reach(self, side: int) -> float:
+        """Of the bounds of POD below the curve, or of sizes above (side 1), or of the others (-1)."""
+        return self.reach + self.stretch[0 if side > 0 else 1]
+
+    def root(self, z: Floats, pod: Floats) -> tuple[Floats, Floats]:
+        """Of the likelihood ratio to the best curve with POD(z) = pod: root (J,), that curve (J, 4)."""
         likelihood = self.likelihood
         starts = likelihood.starts_through(self.theta, z, pod)
         target = np.tile(z, len(starts)), np.tile(pod, len(starts))
         theta, value = likelihood.maximise(np.concatenate(starts), through=target)
         best = np.argmax(value.reshape(len(starts), -1), axis=0) * len(z) + np.arange(len(z))
         root: Floats = np.sqrt(2 * np.maximum(self.top - value[best], 0))
-        if self.adjusted:
-            root = likelihood.adjusted_root(root, theta[best], self.theta, z)
-        return np.asarray(np.minimum(root, 10) - self.reach)
+        return np.minimum(root, 10), theta[best]
 
     def curve(self, log_sizes: Floats) -> tuple[Floats, Floats, Floats]:
         z = (log_sizes - self.centre) / self.scale
@@ -52,35 +89,46 @@ class Region:
         end = float(logit(1 - EDGE))
         inside = np.clip(logit(fitted), -end, end)
 
-        def excess(rows: Integers, at: Floats) -> Floats:
-            return self.excess(z[rows], expit(at))
+        def projected(side: int) -> Floats:
+            def excess(rows: Integers, at: Floats) -> Floats:
+                return self.root(z[rows], expit(at))[0] - self._reach(side)
 
-        far = np.full(len(z), end)
-        lower, upper = (
-            expit(_crossing(excess, -self.reach, inside, side * far, 1.0)) for side in (-1.0, 1.0)
-        )
-        return fitted, np.minimum(lower, fitted), np.maximum(upper, fitted)
+            far = np.full(len(z), -side * end)
+            found: Floats = expit(_crossing(excess, -self._reach(side), inside, far, 1.0))
+            return found
+
+        return fitted, np.minimum(projected(1), fitted), np.maximum(projected(-1), fitted)
 
     def size_at(self, pod: float) -> float | None:
         """Size at which the fitted curve reaches `pod`."""
-        eta = float(self.likelihood.eta(self.theta, np.array(pod)))
-        if not (self.rises and np.isfinite(eta)):
-            return None
-        return float(np.exp(self.centre + self.scale * (eta - self.theta[0]) / self.theta[1]))
+        z = self._z_at(pod)
+        return None if z is None else self._size(z)
 
     def bound_at(self, pod: float, side: int) -> float | None:
         """The least (side -1) or largest (side 1) size at which a curve of the region reaches `pod`."""
-        size = self.size_at(pod)
-        if size is None or not self.bounded:
+        z = self._bound(pod, side, self._reach(side))
+        return None if z is None else self._size(z)
+
+    def _size(self, z: float) -> float:
+        return float(np.exp(self.centre + self.scale * z))
+
+    def _z_at(self, pod: float) -> float | None:
+        eta = float(self.likelihood.eta(self.theta, np.array(pod)))
+        return float((eta - self.theta[0]) / self.theta[1]) if self.rises and np.isfinite(eta) else None
+
+    def _bound(self, pod: float, side: int, reach: float) -> float | None:
+        """Standardised log size up to which `pod` is within reach; None where there is no end."""
+        start = self._z_at(pod)
+        if start is None or self.flat <= reach:
             return None
 
         def excess(_: Integers, at: Floats) -> Floats:
-            return self.excess(at, np.array([pod]))
+            return self.root(at, np.array([pod]))[0] - reach
 
-        z = np.array([(np.log(size) - self.centre) / self.scale])
+        z = np.array([start])
         far = z + side * _FARTHEST
-        found = _crossing(excess, -self.reach, z, far, self._wald(float(z[0])))
-        return None if abs(found - far)[0] < 1e-3 else float(np.exp(self.centre + self.scale * found[0]))
+        found = _crossing(excess, -reach, z, far, self._wald(start))
+        return None if abs(found - far)[0] < 1e-3 else float(found[0])
 
     def _wald(self, z: float) -> float:
         """About how far the bound lies from the size z: by the curvature at the top, asymptotes held."""

@@ -25,8 +25,9 @@ def method(fit: PodFit, false_calls: tuple[int, int] | None) -> str:
     ceiling = "estimated" if fit.region.likelihood.ceiling else "1"
     if fit.asymptote_p_value is not None:
         ceiling += f" (likelihood-ratio test against 1: p = {fit.asymptote_p_value:.3g})"
-    bounds = f"2 (l_max - l) <= {fit.region.reach**2:.3f} (chi-square, 1 degree of freedom)"
-    if fit.region.adjusted:
+    reach = fit.region.reach
+    bounds = f"2 (l_max - l) <= {reach**2:.3f} (chi-square, 1 degree of freedom)"
+    if fit.region.stretch[0]:
         bounds += ", its signed root adjusted for small samples by Skovgaard's r*,"
     return (
         f"{fit.link} of POD on log size by {estimate}; {floor}; upper asymptote {ceiling}. Bounds: the "
