@@ -38,7 +38,7 @@ def command(
     """Probability of detection against defect size: a50, a90, a90/95 of each type, with a report."""
     from anomaly.appraisal.pod.drawn import pod_of_drawings
     from anomaly.appraisal.pod.masks import pod_of_masks
-    from anomaly.appraisal.pod.report import LABELS, answer, figures, metrics, report, shown_sizes
+    from anomaly.appraisal.pod.report import answer, figures, lines, metrics, report
     from anomaly.appraisal.pod.study import Options
     from anomaly.bundle import read_bundle
     from anomaly.data.layouts import read_samples
@@ -68,10 +68,6 @@ def command(
         result(finite(found))
     else:
         typer.echo(answer(study))
-        for curve in study.curves:
-            shown = ", ".join(
-                f"{name} {'-' if size is None else f'{size} px'}"
-                for name, size in zip(LABELS, shown_sizes(curve), strict=True)
-            )
-            typer.echo(f"  {curve.name}: {curve.found} of {len(curve.trials)} found, {shown}")
+        for line in lines(study):
+            typer.echo(line)
     say(f"report: {page}")

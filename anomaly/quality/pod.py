@@ -8,8 +8,9 @@ a likelihood-ratio test finds that large defects are missed too.
 Bounds: the likelihood-ratio region {theta: 2 (l_max - l(theta)) <= q}, projected on POD(size), with q the
 chi-square quantile (1 degree of freedom) of 2 * confidence - 1. Each bound is pointwise and one-sided. a90/95
 is the size at which the lower one reaches 0.90; the same number is the upper profile-likelihood bound of a90.
-One-sided, that region covers too little (92 % for 95 % with 60 defects); with `adjusted`, the default, the
-signed root of the ratio is replaced by Skovgaard's r*, which brings it to 94 to 96 %.
+One-sided, that region covers too little (92 % for 95 % with 60 defects); with `adjusted`, the default, q is
+raised until the bound of a90 is that by Skovgaard's r*, which brings it to 94 to 96 %. The whole curve shares
+that q: r* at each size would part from the ratio where the constrained curve is a step, and break the bound.
 
 Where the data separate, maximum likelihood has no finite answer; half the log-determinant of the Fisher
 information of (a, b) is added to l, which is Firth's penalty for the logit link.
@@ -88,13 +89,16 @@ def fit_pod(
     adjusted: bool = True,
     confidence: float = 0.95,
     unit: str = "",
+    most: float = np.inf,
 ) -> PodFit:
     """POD against size, from the size (n,) of each defect and whether it was found (n,).
 
     `false_calls` = (photos of blanks that were called, photos of blanks) adds a lower asymptote.
     `upper_asymptote`: None tests whether POD levels off below 1, True estimates where, False takes 1.
     `adjusted` False leaves the bounds without the small-sample adjustment, as other software has them. `unit`
-    is that of the sizes, for sentences.
+    is that of the sizes, for sentences. `most` is the largest size that a defect can have: a50, a90 and
+    a90/95 beyond it, or below a quarter of the smallest size, are not given, nor are they where chance could
+    explain the effect of size.
     """
     if link not in get_args(Link):
         raise ConfigError(f"link {link!r} is not known: {nearest(str(link), get_args(Link))}")
@@ -130,6 +134,12 @@ def fit_pod(
         region = region.adjusted()
     to_log_size = np.eye(4)
     to_log_size[:2, 1] = -centre / scale, 1 / scale
+    smallest, largest = float(np.exp(logs.min())), float(np.exp(logs.max()))
+    extrapolated = {"a50": region.size_at(0.5), "a90": region.size_at(0.9), "a90_95": region.bound_at(0.9, 1)}
+    given = {
+        name: size if size and region.bounded and smallest / 4 <= size <= max(most, largest) else None
+        for name, size in extrapolated.items()
+    }
     fit = PodFit(
         link=link,
         confidence=confidence,
@@ -140,14 +150,12 @@ def fit_pod(
         slope_p_value=float(chi2.sf(slope_ratio, 1)),
         asymptote_p_value=asymptote_p,
         penalised=likelihood.penalised,
-        a50=region.size_at(0.5),
-        a90=region.size_at(0.9),
-        a90_95=region.bound_at(0.9, 1),
+        **given,
         method="",
         warnings=(),
         region=region,
     )
-    said = tuple(pod_words.warnings(fit, float(np.exp(logs.min())), float(np.exp(logs.max())), unit))
+    said = tuple(pod_words.warnings(fit, extrapolated, smallest, largest, unit))
     return replace(fit, method=pod_words.method(fit, false_calls), warnings=said)
 
 

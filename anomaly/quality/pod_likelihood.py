@@ -27,8 +27,9 @@ _FLOOR = 1e-12
 _NARROWEST = 1e-3  # between the asymptotes
 _LOW, _HIGH = np.array([-np.inf, -np.inf, 0, 0]), np.array([np.inf, np.inf, 1, 1])
 _SLOPES = np.geomspace(0.1, 100, 13)
-_SHARES = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.95])  # of the way from 0 or 1 to the POD asked for
+_SHARES = np.array([0, 0.25, 0.5, 0.75, 0.95, 0.999, 1 - 1e-6])  # of the way from 0 or 1 to the POD asked for
 _TRIED = 2
+_CLOSED = 1e-3  # in logits
 
 
 class LinkFunctions(NamedTuple):
@@ -136,7 +137,7 @@ class Likelihood:
         if self.ceiling:
             starts.append([a, b, g, np.clip(g + (pod - g) / np.maximum(below, EDGE), g + 0.02, 1)])
         made = [np.stack(start, axis=1) for start in starts]
-        return [*made, *self._grid_through(z, pod)]
+        return [*made, *self._grid_through(z, pod)] if self.asymptotes or self.penalised else made
 
     def _grid_through(self, z: Floats, pod: Floats) -> Floats:
         """The best curves (_TRIED, J, 4) with P(z) = pod of a grid of slopes and asymptotes."""
@@ -156,7 +157,7 @@ class Likelihood:
         """Top reached from each start (J, 4) -> theta (J, 4), value (J,).
 
         `flat` holds b at 0. `through` = (z, pod), both (J,), admits the curves with P(z) = pod alone; where
-        the last steps leave a gap, the value is what the Lagrange multiplier expects at its end.
+        the last steps leave a small gap, the value is what the Lagrange multiplier expects at its end.
         """
         free = [0] + [1] * (not flat) + self.asymptotes
         theta = theta * [1, not flat, 1, 1]
@@ -169,7 +170,7 @@ class Likelihood:
             live = live[going]
             if not len(live):
                 break
-        return theta, value - price / 2 * np.abs(gap)
+        return theta, np.where(np.abs(gap) < _CLOSED, value - price / 2 * np.abs(gap), -np.inf)
 
     def _ascend(
         self, theta: Floats, value: Floats, gap: Floats, price: Floats, free: list[int], through: Target
@@ -204,7 +205,7 @@ class Likelihood:
             if not len(rows):
                 break
         gain = np.sum((gradient - multiplier[:, None] * normal) * step, axis=1)
-        going = (gain > 1e-12) | (np.abs(gap) > EDGE)
+        going = (gain > (1e-12 if through is None else 1e-9)) | (np.abs(gap) > EDGE)
         going[rows] = False
         return theta, value, gap, price, going
 

@@ -20,7 +20,7 @@ Integers = NDArray[np.intp]
 _FARTHEST = 30.0
 """A bound on a size is sought up to so many standard deviations of log size away."""
 _CALIBRATED_AT = 0.9
-_MOST_STRETCH = 1.0
+MOST_STRETCH = 1.0
 """What the adjustment for small samples may add to the reach; it is .1 to .4 where it can be trusted."""
 
 
@@ -33,29 +33,29 @@ class Region:
     top: float
     centre: float
     scale: float
-    reach: float  # square root of how far 2 * likelihood falls inside the region, asymptotically
+    reach: float  # square root of how far 2 * likelihood falls inside the region
     flat: float  # the same of the best flat curve
     rises: bool  # there are hits and misses, and more hits as size grows
-    stretch: tuple[float, float] = (0.0, 0.0)
-    """Added to the reach for small samples: for lower bounds of POD, and for upper ones."""
+    stretch: float = 0.0
+    """Already added to the reach, for small samples."""
 
     @property
     def bounded(self) -> bool:
         """No curve in the region is flat."""
-        return self.rises and self.flat > self._reach(1)
+        return self.rises and self.flat > self.reach
 
     def adjusted(self) -> Region:
-        """The region with the reach at which Skovgaard's r* holds for the bounds of the size that is found
-        with a probability of 0.9. One reach for all sizes keeps the bounds from falling where curves rise."""
-        stretch = self._stretch(1), self._stretch(-1)
-        return replace(self, stretch=stretch)
+        """The region whose upper bound of a90 is that by Skovgaard's r*. One reach for all sizes keeps the
+        bounds from falling where curves rise; far from the top, r* may be anything."""
+        stretch = self._stretch()
+        return replace(self, reach=self.reach + stretch, stretch=stretch)
 
-    def _stretch(self, side: int) -> float:
-        near = self._bound(_CALIBRATED_AT, side, self.reach)
+    def _stretch(self) -> float:
+        near = self._bound(_CALIBRATED_AT, 1)
         if near is None:
             return 0.0
-        most = min(_MOST_STRETCH, 0.98 * (self.flat - self.reach))
-        far = self._bound(_CALIBRATED_AT, side, self.reach + most)
+        most = min(MOST_STRETCH, 0.98 * (self.flat - self.reach))
+        far = replace(self, reach=self.reach + most)._bound(_CALIBRATED_AT, 1)
 
         def adjusted(z: float) -> float:
             at = np.array([z])
@@ -65,13 +65,9 @@ class Region:
         if adjusted(near) >= 0:
             return 0.0
         if far is None or adjusted(far) <= 0:
-            return _MOST_STRETCH
+            return MOST_STRETCH
         root, _ = self.root(np.array([brentq(adjusted, near, far, xtol=1e-10)]), np.array([_CALIBRATED_AT]))
         return float(np.clip(root[0] - self.reach, 0, most))
-
-    def _reach(self, side: int) -> float:
-        """Of the bounds of POD below the curve, or of sizes above (side 1), or of the others (-1)."""
-        return self.reach + self.stretch[0 if side > 0 else 1]
 
     def root(self, z: Floats, pod: Floats) -> tuple[Floats, Floats]:
         """Of the likelihood ratio to the best curve with POD(z) = pod: root (J,), that curve (J, 4)."""
@@ -89,15 +85,19 @@ class Region:
         end = float(logit(1 - EDGE))
         inside = np.clip(logit(fitted), -end, end)
 
-        def projected(side: int) -> Floats:
-            def excess(rows: Integers, at: Floats) -> Floats:
-                return self.root(z[rows], expit(at))[0] - self._reach(side)
+        def excess(rows: Integers, at: Floats) -> Floats:
+            return self.root(z[rows], expit(at))[0] - self.reach
 
-            far = np.full(len(z), -side * end)
-            found: Floats = expit(_crossing(excess, -self._reach(side), inside, far, 1.0))
-            return found
-
-        return fitted, np.minimum(projected(1), fitted), np.maximum(projected(-1), fitted)
+        far = np.full(len(z), end)
+        lower, upper = (
+            expit(_crossing(excess, -self.reach, inside, side * far, 1.0)) for side in (-1.0, 1.0)
+        )
+        lower, upper = np.minimum(lower, fitted), np.maximum(upper, fitted)
+        if self.rises:  # so does every curve of the region, of which the search may have met but one part
+            order = np.argsort(z)
+            upper[order] = np.maximum.accumulate(upper[order])
+            lower[order] = np.minimum.accumulate(lower[order[::-1]])[::-1]
+        return fitted, lower, upper
 
     def size_at(self, pod: float) -> float | None:
         """Size at which the fitted curve reaches `pod`."""
@@ -106,7 +106,7 @@ class Region:
 
     def bound_at(self, pod: float, side: int) -> float | None:
         """The least (side -1) or largest (side 1) size at which a curve of the region reaches `pod`."""
-        z = self._bound(pod, side, self._reach(side))
+        z = self._bound(pod, side)
         return None if z is None else self._size(z)
 
     def _size(self, z: float) -> float:
@@ -116,18 +116,18 @@ class Region:
         eta = float(self.likelihood.eta(self.theta, np.array(pod)))
         return float((eta - self.theta[0]) / self.theta[1]) if self.rises and np.isfinite(eta) else None
 
-    def _bound(self, pod: float, side: int, reach: float) -> float | None:
+    def _bound(self, pod: float, side: int) -> float | None:
         """Standardised log size up to which `pod` is within reach; None where there is no end."""
         start = self._z_at(pod)
-        if start is None or self.flat <= reach:
+        if start is None or not self.bounded:
             return None
 
         def excess(_: Integers, at: Floats) -> Floats:
-            return self.root(at, np.array([pod]))[0] - reach
+            return self.root(at, np.array([pod]))[0] - self.reach
 
         z = np.array([start])
         far = z + side * _FARTHEST
-        found = _crossing(excess, -reach, z, far, self._wald(start))
+        found = _crossing(excess, -self.reach, z, far, self._wald(start))
         return None if abs(found - far)[0] < 1e-3 else float(found[0])
 
     def _wald(self, z: float) -> float:
@@ -154,7 +154,7 @@ def _crossing(
         inward = (step - inside[live]) * (step - outside[live]) < 0
         now[live] = np.where(inward, step, (inside[live] + outside[live]) / 2)
         last[live], before[live] = at, height
-        live = live[np.abs(now[live] - at) > 1e-8]
+        live = live[np.abs(now[live] - at) > 1e-7]
         if not len(live):
             break
     return now

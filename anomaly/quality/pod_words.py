@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from anomaly.quality.pod_region import MOST_STRETCH
 
 if TYPE_CHECKING:
     from anomaly.quality.pod import PodFit
@@ -25,10 +27,13 @@ def method(fit: PodFit, false_calls: tuple[int, int] | None) -> str:
     ceiling = "estimated" if fit.region.likelihood.ceiling else "1"
     if fit.asymptote_p_value is not None:
         ceiling += f" (likelihood-ratio test against 1: p = {fit.asymptote_p_value:.3g})"
-    reach = fit.region.reach
-    bounds = f"2 (l_max - l) <= {reach**2:.3f} (chi-square, 1 degree of freedom)"
-    if fit.region.stretch[0]:
-        bounds += ", its signed root adjusted for small samples by Skovgaard's r*,"
+    region = fit.region
+    bounds = f"2 (l_max - l) <= {region.reach**2:.3f} (chi-square, 1 degree of freedom"
+    if region.stretch >= MOST_STRETCH:
+        bounds += f", its root widened by {region.stretch:.2f}, since no adjustment for small samples holds"
+    elif region.stretch:
+        bounds += f", its root widened by {region.stretch:.2f} for small samples: Skovgaard's r* at a90"
+    bounds += ")"
     return (
         f"{fit.link} of POD on log size by {estimate}; {floor}; upper asymptote {ceiling}. Bounds: the "
         f"likelihood-ratio region {bounds} projected on POD(size), pointwise and one-sided at "
@@ -36,8 +41,11 @@ def method(fit: PodFit, false_calls: tuple[int, int] | None) -> str:
     )
 
 
-def warnings(fit: PodFit, small: float, large: float, unit: str) -> Iterator[str]:
-    """What defects of sizes from `small` to `large` do not show, and what to bring."""
+def warnings(
+    fit: PodFit, sizes: Mapping[str, float | None], small: float, large: float, unit: str
+) -> Iterator[str]:
+    """What defects from `small` to `large` do not show, and what to bring; `sizes` are a50, a90 and a90_95
+    of the curve, whether they are given or not."""
     n = fit.defects
 
     def told(size: float) -> str:
@@ -65,10 +73,12 @@ def warnings(fit: PodFit, small: float, large: float, unit: str) -> Iterator[str
             "sizes and hits belong together, and that size is what matters."
         )
     else:
-        yield from _warnings_on_sizes(fit, small, large, told)
+        yield from _warnings_on_sizes(fit, sizes, small, large, told)
 
 
-def _warnings_on_sizes(fit: PodFit, small: float, large: float, told: Told) -> Iterator[str]:
+def _warnings_on_sizes(
+    fit: PodFit, sizes: Mapping[str, float | None], small: float, large: float, told: Told
+) -> Iterator[str]:
     region, top = fit.region, fit.parameters["upper_asymptote"]
     p_value = f"likelihood-ratio test p = {fit.asymptote_p_value or 0:.2g}"
     if fit.penalised:
@@ -79,7 +89,7 @@ def _warnings_on_sizes(fit: PodFit, small: float, large: float, told: Told) -> I
         )
     if not region.bounded:
         yield (
-            f"Chance could explain the effect of size (p = {fit.slope_p_value:.2g}), so there is no a90/95: "
+            f"Chance could explain the effect of size (p = {fit.slope_p_value:.2g}), so no size is given: "
             "add defects, above all where misses turn to hits."
         )
     if top <= 0.9:
@@ -89,7 +99,7 @@ def _warnings_on_sizes(fit: PodFit, small: float, large: float, told: Told) -> I
         )
     elif top < 1:
         yield f"POD levels off at {top:.3f} ({p_value}): look at the large defects that were missed."
-    if region.bounded and fit.a90 is not None and fit.a90_95 is None:
+    if region.bounded and fit.a90 is not None and sizes["a90_95"] is None:
         yield (
             "The lower bound of POD reaches 0.90 at no size, so there is no a90/95: add defects larger than "
             f"{told(fit.a90)}."
@@ -101,8 +111,19 @@ def _warnings_on_sizes(fit: PodFit, small: float, large: float, told: Told) -> I
             f"The smallest defect ({told(small)}) is already found more often than not, so the lower end of "
             "the curve is extrapolated: add smaller defects."
         )
-    for name, size in (("a50", fit.a50), ("a90", fit.a90), ("a90/95", fit.a90_95)):
-        if size is not None and size > large:
+    for key, size in sizes.items() if region.bounded else ():
+        name = key.replace("_", "/")
+        if size is None or small <= size <= large:
+            continue
+        if getattr(fit, key) is None:
+            yield (
+                f"{name} would lie far below the smallest defect ({told(small)}), so it is not given: add "
+                "smaller defects."
+                if size < small
+                else f"{name} would be larger than a photo holds, so it is not given: add defects larger "
+                f"than {told(large)}."
+            )
+        elif size > large:
             yield (
                 f"{name} = {told(size)} lies beyond the largest defect ({told(large)}) and is extrapolated: "
                 "add larger defects."

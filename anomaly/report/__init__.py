@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 FOLDER = Path(__file__).parent
 DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
 def render_page(template: str, **context: Any) -> str:
@@ -39,13 +40,15 @@ def number(value: float | None) -> str:
     if value is None:
         return DASH
     if isinstance(value, Integral) or abs(value) >= 1000:
-        return f"{value:,.0f}".replace(",", "\u202f")
+        return f"{value:,.0f}".replace(",", THIN_SPACE)
     return f"{value:#.4g}".rstrip(".")
 
 
 def visible(name: str) -> str:
     """A file name with line breaks, direction overrides and undecodable bytes spelt out as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    return "".join(
+        c if c.isprintable() or c == THIN_SPACE else c.encode("unicode_escape").decode("ascii") for c in name
+    )
 
 
 def cell(value: str | float | bool | None) -> str:

@@ -120,7 +120,8 @@ def pod_of_drawings(
                 left_out[f"{path}, {drawing.kind}"] = look.verdict.error or "it has no score"
                 continue
             found, score = called(look.verdict), look.verdict.image_score
-            trials.append(Trial(str(path), drawing.kind, size, found, score, drawing.contrast))
+            side = max(changed.shape[:2])
+            trials.append(Trial(str(path), drawing.kind, size, found, score, side, drawing.contrast))
             album.offer(trials[-1], look, mask)
     if not trials:
         raise DataError("no drawn defect shows on these photos: choose other kinds, or a higher contrast")

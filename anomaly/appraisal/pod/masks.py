@@ -81,6 +81,7 @@ def _trial(sample: Sample, look: Judged, options: Options, album: Album) -> Tria
     if mask is None or size is None:
         raise ImageError("its mask marks no pixel, so its defect has no size")
     kind = sample.defect_type or "unnamed"
-    trial = Trial(str(sample.path), kind, size, called(look.verdict), look.verdict.image_score)
+    found, score, side = called(look.verdict), look.verdict.image_score, max(look.photo.shape[:2])
+    trial = Trial(str(sample.path), kind, size, found, score, side)
     album.offer(trial, look, mask)
     return trial

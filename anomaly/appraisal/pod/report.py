@@ -14,7 +14,7 @@ from anomaly.appraisal.sizes import WORDS, in_mm
 from anomaly.bundle import Bundle
 from anomaly.inspection.writer import model_facts
 from anomaly.quality.intervals import clopper_pearson
-from anomaly.report import number
+from anomaly.report import DASH, number
 from anomaly.report.charts import Line, Points, line_chart
 from anomaly.report.filed import Block, Cell, FiledReport, Section, Table
 
@@ -152,9 +152,23 @@ def answer(study: PodStudy) -> str:
     return text
 
 
+def lines(study: PodStudy) -> list[str]:
+    """The curves in the terminal, and what an asterisk there means."""
+    scale = study.options.px_per_mm
+    unit = "px" if scale is None else "mm"
+    told = []
+    for curve in study.curves:
+        sizes = ", ".join(
+            f"{label} {DASH if size is None else f'{size} {unit}'}"
+            for label, size in zip(LABELS, shown_sizes(curve, scale or 1.0), strict=True)
+        )
+        told.append(f"  {curve.name}: {curve.found} of {len(curve.trials)} found, {sizes}")
+    return [*told, f"  {EXTRAPOLATED}"] if any("*" in line for line in told) else told
+
+
 def _size(px: float, px_per_mm: float | None) -> str:
     mm = in_mm(px, px_per_mm)
-    return f"{_short(px)} px" if mm is None else f"{_short(mm)} mm ({_short(px)} px)"
+    return f"{_short(px)} px" if mm is None else f"{_short(mm)} mm"
 
 
 def _size_tables(study: PodStudy) -> list[Block]:
@@ -177,9 +191,13 @@ def shown_sizes(curve: Curve, px_per_unit: float = 1.0) -> list[str | None]:
     shown: list[str | None] = []
     for name in SIZES:
         size = getattr(curve.fit, name) if curve.fit else None
-        beyond = "" if size is None or curve.sizes[0] <= size <= curve.sizes[-1] else "*"
+        beyond = "*" if size is not None and _extrapolated(curve, size) else ""
         shown.append(None if size is None else _short(size / px_per_unit) + beyond)
     return shown
+
+
+def _extrapolated(curve: Curve, size: float) -> bool:
+    return not curve.sizes[0] <= size <= curve.sizes[-1]
 
 
 def _short(size: float) -> str:
@@ -192,9 +210,9 @@ def _cards(study: PodStudy) -> list[Mapping[str, str]]:
     cards: list[Mapping[str, str]] = [{"value": found, "label": "defects found"}]
     for name, label in zip(SIZES, LABELS, strict=True):
         size = getattr(first.fit, name) if first.fit else None
-        shown = "\N{EN DASH}" if size is None else _size(size, study.options.px_per_mm)
-        note = "extrapolated" if size is not None and size > first.sizes[-1] else first.name
-        cards.append({"value": shown.partition(" (")[0], "label": label, "note": note})
+        shown = DASH if size is None else _size(size, study.options.px_per_mm)
+        note = "extrapolated" if size is not None and _extrapolated(first, size) else first.name
+        cards.append({"value": shown, "label": label, "note": note})
     if blanks.photos:
         cards.append({"value": f"{blanks.calls} of {blanks.photos}", "label": "false calls on blanks"})
     return cards
@@ -228,11 +246,17 @@ def _data(study: PodStudy, bundle: Bundle) -> list[Block]:
 def _curve_blocks(curve: Curve, study: PodStudy) -> list[Block]:
     if curve.fit is None:
         return [*curve.warnings]
+    scale = study.options.px_per_mm
     sizes = (getattr(curve.fit, name) for name in SIZES)
-    shown = (None if size is None else _size(size, study.options.px_per_mm) for size in sizes)
+    shown = (None if size is None else _size(size, scale) + _in_px(size, scale) for size in sizes)
     facts = {"found": f"{curve.found} of {len(curve.trials)}", **dict(zip(LABELS, shown, strict=True))}
     chart = _chart(curve, study.options.confidence)
     return [chart, facts, *curve.warnings, f"Fitted: {curve.fit.method}"]
+
+
+def _in_px(px: float, px_per_mm: float | None) -> str:
+    """What to add to a size in mm, for the eye that goes on to a chart in px."""
+    return "" if px_per_mm is None else f" ({_short(px)} px)"
 
 
 def _chart(curve: Curve, confidence: float) -> Markup:
@@ -241,8 +265,7 @@ def _chart(curve: Curve, confidence: float) -> Markup:
     marks = {
         f"{label} {size:.3g} px": size
         for name, label in zip(SIZES[1:], LABELS[1:], strict=True)
-        if (size := getattr(curve.fit, name)) is not None
-        and curve.sizes[0] / 4 <= size <= curve.sizes[-1] * 4
+        if (size := getattr(curve.fit, name)) is not None and size <= curve.sizes[-1] * 4
     }
     dots = [
         Points(name, [t.size for t in curve.trials if t.found is found], [float(found)] * count)

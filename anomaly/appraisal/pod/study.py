@@ -54,6 +54,8 @@ class Trial:
     """px of the photo."""
     found: bool
     score: float
+    side: float
+    """Long side of the photo, px."""
     contrast: float | None = None
     """Grey levels, of a drawn defect that declares them."""
 
@@ -133,6 +135,7 @@ def _curve(name: str, trials: tuple[Trial, ...], blanks: Blanks, options: Option
             false_calls=(blanks.calls, blanks.photos) if blanks.photos else None,
             confidence=options.confidence,
             unit="px",
+            most=max(trial.side for trial in trials),
         )
     except DataError as error:
         return Curve(name, trials, None, f"No curve: {error}.", sizes, (empty, empty, empty))
