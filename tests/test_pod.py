@@ -296,7 +296,7 @@ def test_bound_of_nearly_separated_data_does_not_collapse():
 
 def test_sizes_that_mean_nothing_are_not_given():
     chance = fit_pod(SIZES[:40], np.arange(40) % 8 > 0)
-    assert not chance.region.bounded and (chance.a50, chance.a90, chance.a90_95) == (None,) * 3
+    assert not chance.region.shown and (chance.a50, chance.a90, chance.a90_95) == (None,) * 3
     assert any("so no size is given" in words for words in chance.warnings)
 
     free = fit_pod(SIZES[:60], HITS[:60], unit="px")

@@ -13,9 +13,10 @@ from conftest import SPOT, draw_photo
 from test_commands import run
 from test_report import Page
 
-from anomaly.appraisal.pod.report import answer
+from anomaly.appraisal.pod.report import answer, lines
 from anomaly.appraisal.pod.study import Options
 from anomaly.appraisal.sizes import defect_size
+from anomaly.report import DASH
 
 
 def blank(size=(60, 80)):
@@ -98,7 +99,7 @@ def test_defects_of_one_size_get_a_sentence_and_an_earlier_report_is_kept(capfd,
     code, stdout, stderr = pod(capfd, product, model, tmp_path, "--size", "root-area", "--link", "probit")
     assert code == 0, stderr
     assert stdout.startswith("These data show no size from which defects are found with 90 % probability")
-    assert re.search(r"spot: 6 of 6 found, a50 -, a90 -, a90/95 -\n", stdout)
+    assert re.search(rf"spot: 6 of 6 found, a50 {DASH}, a90 {DASH}, a90/95 {DASH}\n", stdout)
     assert f"report: {tmp_path / 'report.html'}" in stderr
     told = json.loads((tmp_path / "result.json").read_text())
     assert "all defects have one size" in told["types"]["spot"]["warnings"][0]
@@ -152,13 +153,26 @@ def test_the_answer_never_promises_beyond_the_sizes_that_were_tested():
         return answer(SimpleNamespace(options=Options(**options), curves=curves))
 
     shown = said(curve("all", 41.0, 60), curve("dent", 70.0, 60), curve("chip", 8.0, 60), px_per_mm=10.0)
-    assert "Defects of 4.1 mm (41 px) or more are found" in shown and "95% confidence" in shown
+    assert "Defects of 4.1 mm or more are found" in shown and "95% confidence" in shown
     assert shown.endswith("By themselves, these types show no such size: dent.")
     for pooled in (curve("all", 61.0, 60), curve("all", None, 60)):
         shown = said(pooled, curve("dent", None, 60), curve("chip", 8.0, 60))
         assert shown.startswith("These data show no size") and "the largest has 60 px" in shown
         assert shown.endswith("By themselves: chip from 8 px.")
     assert "all 9 were found, the smallest of 1 px too" in said(curve("all", None, 60, found=9))
+
+
+def test_the_terminal_keeps_to_one_unit_and_explains_an_asterisk():
+    def told(a90_95, **options):
+        fit = SimpleNamespace(a50=None, a90=12.0, a90_95=a90_95)
+        curve = SimpleNamespace(name="dent", fit=fit, found=8, trials=[0] * 9, sizes=np.array([1.0, 60.0]))
+        return lines(SimpleNamespace(options=Options(**options), curves=[curve]))
+
+    assert told(40.0) == [f"  dent: 8 of 9 found, a50 {DASH}, a90 12 px, a90/95 40 px"]
+    assert told(80.0, px_per_mm=10.0) == [
+        f"  dent: 8 of 9 found, a50 {DASH}, a90 1.2 mm, a90/95 8* mm",
+        "  * lies outside the sizes of the defects and is extrapolated.",
+    ]
 
 
 def test_drawn_defects_are_graded_by_size_and_contrast(capfd, product, model, tmp_path):

@@ -172,6 +172,11 @@ def test_file_names_cannot_become_markup(name):
     assert "\u202e" not in hostile.text
 
 
+def test_thousands_stand_apart_by_a_space_that_is_not_spelt_out():
+    assert visible(number(12377.0)) == number(12377.0) == "12\u202f377"
+    assert visible("a\u00a0b\u202eb") == "a\\xa0b\\u202eb"
+
+
 def test_a_page_can_always_be_written():
     report(mixed(), summary={**SUMMARY, "finished": "folder \udcff"}).encode("utf-8")
 

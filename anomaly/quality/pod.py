@@ -137,7 +137,7 @@ def fit_pod(
     smallest, largest = float(np.exp(logs.min())), float(np.exp(logs.max()))
     extrapolated = {"a50": region.size_at(0.5), "a90": region.size_at(0.9), "a90_95": region.bound_at(0.9, 1)}
     given = {
-        name: size if size and region.bounded and smallest / 4 <= size <= max(most, largest) else None
+        name: size if size and region.shown and smallest / 4 <= size <= max(most, largest) else None
         for name, size in extrapolated.items()
     }
     fit = PodFit(

@@ -40,6 +40,11 @@ class Region:
     """Already added to the reach, for small samples."""
 
     @property
+    def shown(self) -> bool:
+        """Chance does not explain the effect of size, small samples apart."""
+        return self.rises and self.flat > self.reach - self.stretch
+
+    @property
     def bounded(self) -> bool:
         """No curve in the region is flat."""
         return self.rises and self.flat > self.reach

@@ -88,8 +88,9 @@ def _warnings_on_sizes(
             "Firth's penalised likelihood was used; add defects of about the size of the step."
         )
     if not region.bounded:
+        without = "there is no a90/95" if region.shown else "no size is given"
         yield (
-            f"Chance could explain the effect of size (p = {fit.slope_p_value:.2g}), so no size is given: "
+            f"Chance could explain the effect of size (p = {fit.slope_p_value:.2g}), so {without}: "
             "add defects, above all where misses turn to hits."
         )
     if top <= 0.9:
@@ -111,7 +112,7 @@ def _warnings_on_sizes(
             f"The smallest defect ({told(small)}) is already found more often than not, so the lower end of "
             "the curve is extrapolated: add smaller defects."
         )
-    for key, size in sizes.items() if region.bounded else ():
+    for key, size in sizes.items() if region.shown else ():
         name = key.replace("_", "/")
         if size is None or small <= size <= large:
             continue
