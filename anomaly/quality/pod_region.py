@@ -70,7 +70,7 @@ class Region:
         if adjusted(near) >= 0:
             return 0.0
         if far is None or adjusted(far) <= 0:
-            return MOST_STRETCH
+            return min(MOST_STRETCH, self.flat - self.reach + 1e-9)  # to where no size has a bound
         root, _ = self.root(np.array([brentq(adjusted, near, far, xtol=1e-10)]), np.array([_CALIBRATED_AT]))
         return float(np.clip(root[0] - self.reach, 0, most))
 
