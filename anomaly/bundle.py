@@ -54,7 +54,7 @@ HOSTILE = (
     AssertionError, MemoryError, OSError,
 )  # fmt: skip
 """What libraries raise on a model that was made to hurt, with checksums that fit."""
-FORMAT = 5
+FORMAT = 6
 MANIFEST = "manifest.json"
 BLANK = 64
 """Side of the blank photo that a model is tried out with, px."""
