@@ -109,7 +109,7 @@ class RunConfig(Section):
     contrastive: ContrastiveConfig = ContrastiveConfig()
     scorers: dict[str, Any] = Field(default_factory=dict, validate_default=True)
     """The branches of the detector: name -> options. What is left out of a file stays on; null is off."""
-    picture_steps: Annotated[int, Field(ge=0)] = 200
+    picture_steps: Annotated[int, Field(ge=0)] = 400
     """Steps of the pixel autoencoder that draws what the model expected to see; 0 draws nothing."""
     fusion: FusionConfig = FusionConfig()
     calibration: CalibrationConfig = CalibrationConfig()
