@@ -259,7 +259,7 @@ def _field(section: Any, where: Sequence[str | int]) -> tuple[tuple[str | int, .
     inner: Any = section
     for part in where:
         if isinstance(part, int):
-            inner = get_args(inner)[0]
+            inner = next(iter(get_args(inner)), None)
         elif part in getattr(inner, "model_fields", ()):
             inner = inner.model_fields[part].annotation
         else:
