@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -42,9 +42,14 @@ def limited(standard: Mapping[str, Map]) -> dict[str, Map]:
     branches = {name: values for name, values in standard.items() if not name.endswith(LIMIT)}
     for name in branches:
         if (limit := standard.get(name + LIMIT)) is not None:
-            lifted = LIFT * (REPEATS - limit) + (REPEATS + LIMIT_MARGIN)
-            branches[name] = np.minimum(branches[name], np.maximum(limit + LIMIT_MARGIN, lifted))
+            branches[name] = np.minimum(branches[name], np.maximum(*bounds(limit)))
     return branches
+
+
+def bounds(limit: Any) -> tuple[Any, Any]:
+    """What a branch may reach by its limit, and where that is lifted: the larger of both holds. The same in
+    numpy and torch."""
+    return limit + LIMIT_MARGIN, LIFT * (REPEATS - limit) + (REPEATS + LIMIT_MARGIN)
 
 
 def top_mean(values: Map, share: float) -> float:

@@ -17,7 +17,7 @@ from anomaly.detector import Detector
 from anomaly.errors import BundleError
 from anomaly.expected import Expected
 from anomaly.export.cells import NearestInCells
-from anomaly.maps import LIFT, LIMIT, LIMIT_MARGIN, REPEATS, MapStatistics
+from anomaly.maps import LIMIT, MapStatistics, bounds
 from anomaly.models.encoder import halved
 from anomaly.neighbours import MemoryBank
 from anomaly.repetition import own_distances_of
@@ -112,9 +112,7 @@ class DetectorGraph(nn.Module):
         for values, search, standard, bound in parts:
             scores = standard(search(values))
             if not isinstance(bound, nn.Identity):
-                own = bound(values)
-                lifted = LIFT * (REPEATS - own) + (REPEATS + LIMIT_MARGIN)
-                scores = torch.minimum(scores, torch.maximum(own + LIMIT_MARGIN, lifted))
+                scores = torch.minimum(scores, torch.maximum(*bounds(bound(values))))
             found.append(scores)
         return found
 

@@ -45,15 +45,12 @@ def visibility_weights(detector: Detector, photos: Sequence[Photo], progress: Pr
     except DataError:
         return equal
 
-    def seen(kin: str) -> float:
-        """What the branches of a kin see, at best."""
-        return max(
-            float(np.mean([graded.seen[name].visibility for graded in measured.graded]))
-            for name in scorers
-            if _kin(name, scorers) == kin
-        )
-
-    weights = np.array([seen(_kin(name, scorers)) for name in scorers]) ** SHARPNESS
+    best: dict[str, float] = {}
+    for name in scorers:
+        seen = float(np.mean([graded.seen[name].visibility for graded in measured.graded]))
+        kin = _kin(name, scorers)
+        best[kin] = max(seen, best.get(kin, seen))
+    weights = np.array([best[_kin(name, scorers)] for name in scorers]) ** SHARPNESS
     if not weights.sum():
         return equal
     weights = np.maximum(weights / weights.sum(), LEAST)
