@@ -5,6 +5,7 @@ encoder.safetensors       backbone and projection
 scorer.<name>.safetensors each branch
 statistics.safetensors    what maps are standardised by
 picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
+registration.safetensors  what finds the product on a photo, where it lies at any angle and is looked for
 calibration.json          score of every calibration photo
 calibration.safetensors   anomaly map of each, from which thresholds under region rules are chosen
 reference/                some calibration photos
@@ -21,7 +22,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +35,7 @@ from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import one_line
+from anomaly.data.registration import Registration
 from anomaly.detector import Detector, keep_threads, score_patches
 from anomaly.errors import AnomalyError, BundleError
 from anomaly.late import Late, LateMapping, Once
@@ -54,8 +56,9 @@ HOSTILE = (
     AssertionError, MemoryError, OSError,
 )  # fmt: skip
 """What libraries raise on a model that was made to hurt, with checksums that fit."""
-FORMAT = 6
+FORMAT = 7
 MANIFEST = "manifest.json"
+REGISTRATION = "registration.safetensors"
 BLANK = 64
 """Side of the blank photo that a model is tried out with, px."""
 LARGEST = 4 * 2**30
@@ -125,6 +128,11 @@ def write_bundle(
     files["statistics.safetensors"] = save_tensors(_plain(statistics))
     if detector.picture is not None:
         files["picture.safetensors"] = save_tensors(_plain(detector.picture.state_dict()))
+    geometry = detector.geometry
+    if geometry.registration is not None:
+        pattern = {"edges": geometry.registration.edges, "mask": geometry.registration.mask}
+        tensors = {name: torch.from_numpy(values) for name, values in pattern.items()}
+        files[REGISTRATION] = save_tensors(_plain(tensors))
     maps = {str(index): torch.from_numpy(values) for index, values in enumerate(calibration_maps)}
     files["calibration.safetensors"] = save_tensors(_plain(maps))
     files["calibration.json"] = json.dumps(calibration_photos, indent=1, ensure_ascii=False).encode()
@@ -134,7 +142,7 @@ def write_bundle(
         "format": FORMAT,
         "config": detector.config.model_dump(mode="json"),
         "backbone": detector.encoder.backbone.name,
-        "geometry": asdict(detector.geometry),
+        "geometry": {"image_size": geometry.image_size, "factor": geometry.factor},
         "white_level": detector.white_level,
         "weights": dict(detector.weights),
         "threshold": detector.calibration.threshold,
@@ -196,6 +204,8 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
             if isinstance(scorer, Searching):
                 scorer.restore_arrays(_arrays(files, f"scorer.{name}.safetensors"))
                 del files[f"scorer.{name}.safetensors"]
+        pattern = _arrays(files, REGISTRATION) if REGISTRATION in files else None
+        registration = None if pattern is None else Registration.restored(pattern)
         groups = tuple(sorted({str(photo["group"]) for photo in photos if photo.get("group")}))
         threshold = float(manifest["threshold"])
         calibration = Calibration(np.sort(scores), config.calibration, threshold, groups)
@@ -206,7 +216,7 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
         ) -> Detector:
             return Detector(
                 config,
-                Geometry(**manifest["geometry"]),
+                Geometry(**manifest["geometry"], registration=registration),
                 manifest["white_level"],
                 encoder,
                 scorers,

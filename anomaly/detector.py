@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -17,6 +17,7 @@ from anomaly.config import RunConfig
 from anomaly.data.addresses import Location
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image
+from anomaly.data.registration import Place
 from anomaly.maps import LIMIT, Map, MapStatistics, limited, resize, top_mean
 from anomaly.policy.policy import Policy
 from anomaly.scorers import PatchMaps, Scorer
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 Photo = NDArray[np.uint8]
 
+LOST = 20.0
+"""What a photo on which the product is looked for and not found scores above its map, in units of the spread
+of good patches: as unusual as can be, everywhere."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -36,6 +41,8 @@ class Scores:
     image_score: float
     anomaly_map: Map
     branch_scores: dict[str, float]
+    place: Place | None = None
+    """Where the product was found, if it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,13 @@ class Detector:
 
     def score(self, photo: Photo) -> Scores:
         """Scores of one photo (H, W, 3) uint8 of any size. A photo's score depends on nothing but it."""
-        return self.combine(self.branch_maps(photo))
+        view = self.geometry.view(photo)
+        return self.combine(score_patches(self.scorers, self.encoder.maps(view.photo)), view.place)
 
-    def branch_maps(self, photo: Photo) -> dict[str, Map]:
-        """Patch scores of each branch and their limits as scorers give them, not standardised."""
-        return score_patches(self.scorers, self.encoder.maps(self.geometry.working(photo)))
-
-    def combine(self, maps: Mapping[str, Map]) -> Scores:
-        """Standardise and fuse the maps of the branches."""
+    def combine(self, maps: Mapping[str, Map], place: Place | None = None) -> Scores:
+        """Standardise and fuse what scorers give of a photo on which the product lies at `place`."""
         standard = {name: self.statistics[name].standardise(values) for name, values in maps.items()}
-        return fuse(standard, self.weights, self.config.fusion.top_share)
+        return placed(fuse(standard, self.weights, self.config.fusion.top_share), place)
 
     def judged_score(self, scores: Scores, size: tuple[int, int]) -> float:
         """The score of a photo of `size` (H, W) that thresholds are held against: that under the region
@@ -81,7 +85,11 @@ class Detector:
 
     def full_map(self, scores: Scores, photo: Photo) -> Map:
         """The anomaly map at the photo's own size (H, W)."""
-        return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2])
+        return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2], scores.place)
+
+    def pictured(self, photo: Photo) -> Photo:
+        """What of a photo `expected` is asked about: the product as it was cut out, or the whole photo."""
+        return photo if self.geometry.registration is None else self.geometry.working(photo)
 
     def expected(self, photo: Photo) -> Photo | None:
         """What the pixel autoencoder expected to see, at a small size; None where none was trained."""
@@ -113,6 +121,14 @@ def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: f
         fused += np.float32(weights[name]) * resize(values, size)
     branches = {name: top_mean(values, top_share) for name, values in standard.items()}
     return Scores(top_mean(fused, top_share), fused, branches)
+
+
+def placed(scores: Scores, place: Place | None) -> Scores:
+    """`scores` of a photo on which the product lies at `place`: raised by LOST where it was not found."""
+    if place is None or place.found:
+        return replace(scores, place=place)
+    higher = scores.anomaly_map + np.float32(LOST)
+    return replace(scores, image_score=scores.image_score + LOST, anomaly_map=higher, place=place)
 
 
 _of_thread = threading.local()

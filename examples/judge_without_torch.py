@@ -25,8 +25,10 @@ class Model:
         graph = folder / "detector.onnx"
         if hashlib.sha256(graph.read_bytes()).hexdigest() != self.facts["files"]["detector.onnx"]:
             sys.exit(f"{graph} was changed after it was written: export the model again")
-        if self.facts["region_rules"]:
-            sys.exit("its region rules are judged by `anomaly inspect` alone: export a version without them")
+        if self.facts["region_rules"] or self.facts["registered"]:
+            sys.exit(
+                "its region rules, or turned photos, are judged by `anomaly inspect` alone: leave them out"
+            )
         self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         self.calibration = np.array(self.facts["calibration_scores"])
 

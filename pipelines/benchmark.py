@@ -145,7 +145,8 @@ def run_one(folder: Path, backbone: str, seed: int, model: Path, overrides: list
         rate = min(50, len(test)) / (time.monotonic() - start)
         metrics = evaluate(fitted.bundle, samples, progress=progress)
     costs = {"fit_seconds": fit_seconds, "photos_per_second": rate, "peak_mb": peak_mb()}
-    return {**metrics, **costs, "any_angle": fitted.result.any_angle}
+    angles = {"any_angle": fitted.result.any_angle, "registered": fitted.result.registered}
+    return {**metrics, **costs, **angles}
 
 
 def main() -> None:
@@ -187,7 +188,7 @@ def main() -> None:
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean over seeds of every figure, the standard deviation of the image AUROC, and of each seed
-    whether its fit found the product at any angle."""
+    whether its fit learnt from turned copies, or turned the photos."""
 
     def mean(values: list[Any]) -> float | None:
         return None if any(value is None for value in values) else float(np.mean(values))
@@ -202,9 +203,9 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     peak = max(run["peak_mb"] for run in runs)
     spread = float(np.std([run["image_auroc"] for run in runs]))
-    turned = [run["any_angle"] for run in runs]
+    angles = {name: [run[name] for run in runs] for name in ("any_angle", "registered")}
     return {
-        **figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak, "any_angle": turned
+        **figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak, **angles
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ RING = 0.03
 """Width of the border, as a share of the long side."""
 PLAIN = 0.2
 """Largest share of the border that may differ from its own colour, where it is to be a tray."""
-LEAST, MOST = 0.04, 0.96
+LEAST, MOST = 0.02, 0.96
 """Share of the photo that a product on a tray takes."""
 STEP = 10.0
 """Least difference to the tray, in units of CIE Lab."""

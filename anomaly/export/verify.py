@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from anomaly.bundle import Bundle
-from anomaly.detector import Detector, Photo, Scores
+from anomaly.detector import Detector, Photo, Scores, placed
 from anomaly.export.runtimes import FULL, Graph
 from anomaly.maps import LIMIT
 from anomaly.records import Decision
@@ -63,7 +63,8 @@ class BranchScorer:
     graph: Graph
 
     def __call__(self, photo: Photo) -> Scores:
-        working = self.detector.geometry.working(photo)
+        view = self.detector.geometry.view(photo)
+        working = view.photo
         if max(working.shape[:2]) > self.detector.config.image.tile_size:
             return self.detector.score(photo)
         outputs = self.graph.run(np.ascontiguousarray(working[None]))
@@ -77,7 +78,7 @@ class BranchScorer:
             maps[name] = scorer.search(values[0])
             if scorer.limited:
                 maps[name + LIMIT] = scorer.search_limit(values[0])
-        return self.detector.combine(maps)
+        return self.detector.combine(maps, view.place)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class WholeScorer:
     graph: Graph
 
     def __call__(self, photo: Photo) -> Scores:
-        return Scores(*run_one(self.graph, self.detector.geometry.working(photo)), {})
+        view = self.detector.geometry.view(photo)
+        return placed(Scores(*run_one(self.graph, view.photo), {}), view.place)
 
 
 def verify(bundle: Bundle, scorers: Sequence[Score], runtime: str, precision: str = FULL) -> Verification:

@@ -126,6 +126,7 @@ def _write(
         "review_threshold": policy.cut.review_threshold,
         "threshold_version": policy.version,
         "region_rules": policy.rules is not None,
+        "registered": detector.geometry.registration is not None,
         "calibration_scores": policy.normal_scores.tolist(),
         "verification": asdict(found),
         "loss": None if loss is None else asdict(loss),

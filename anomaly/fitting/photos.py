@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 from anomaly import distributed
 from anomaly.calibration import Calibration, photos_needed
 from anomaly.config import RunConfig
-from anomaly.data.geometry import Geometry
+from anomaly.data.foreground import foreground
+from anomaly.data.geometry import Geometry, View
 from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
 from anomaly.data.masks import defect_mask
+from anomaly.data.registration import FEWEST, Registration, shrunk
 from anomaly.data.splits import split_calibration
 from anomaly.detector import Photo
 from anomaly.errors import CalibrationError, DataError, ImageError
@@ -22,6 +24,11 @@ from anomaly.models.training import Progress
 from anomaly.records import Sample
 
 Size = tuple[int, int]
+
+LEARNT = 120
+"""Training photos from which the product is learnt, to look for it, at most."""
+LOST = 0.05
+"""Share of the good photos on which it may not be found; else it is not looked for."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,25 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
 
     sizes, skipped = _sizes(good, read, step("checking photos", good))
     train, held_out = _split(config, list(sizes))
-    geometry = Geometry.choose([sizes[sample] for sample in train], config.image.image_size)
+    image_size, train_sizes = config.image.image_size, [sizes[sample] for sample in train]
+    registration = learn_registration(config, train, train_sizes, read)
+    geometry = Geometry.choose(train_sizes, image_size, registration)
 
-    def working(sample: Sample) -> Photo:
-        return geometry.working(read(sample))
+    def view(sample: Sample) -> View:
+        return geometry.view(read(sample))
 
-    train_photos = distributed.each(working, train, step("training photos", train))
-    held_out_photos = distributed.each(working, held_out, step("calibration photos", held_out))
+    views = dict(zip(train, distributed.each(view, train, step("training photos", train)), strict=True))
+    views |= zip(
+        held_out, distributed.each(view, held_out, step("calibration photos", held_out)), strict=True
+    )
+    lost = {sample for sample, seen in views.items() if seen.place is not None and not seen.place.found}
+    if lost:
+        if len(lost) > LOST * len(views):
+            return read_photos(config.not_looking(), samples, progress)
+        others = read_photos(config, [sample for sample in samples if sample not in lost], progress)
+        why = {str(sample.path): f"{one_line(sample.path)}: the product was not found" for sample in lost}
+        return replace(others, skipped={**others.skipped, **why})
+    train_photos, held_out_photos = ([views[sample].photo for sample in part] for part in (train, held_out))
     defects = []
     for sample in defects_wanted(config, samples):
         try:
@@ -87,6 +106,27 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
     return FitPhotos(
         train, held_out, train_photos, held_out_photos, defects, sizes, skipped, white_level, geometry
     )
+
+
+def learn_registration(
+    config: RunConfig, train: Sequence[Sample], sizes: Sequence[Size], read: Callable[[Sample], Photo]
+) -> Registration | None:
+    """What finds the product on photos like those of `train`, of these (H, W), where it lies at any angle on
+    a plain tray, photos are of one framing, and the configuration does not say otherwise."""
+    wanted = config.data.any_angle is not False and config.data.registration
+    if (
+        not wanted
+        or len(train) < FEWEST
+        or Geometry.choose(sizes, config.image.image_size).factor is not None
+    ):
+        return None
+    spread = np.linspace(0, len(train) - 1, min(LEARNT, len(train))).round().astype(int)
+    some = [train[i] for i in spread]
+    first = distributed.each(lambda sample: not foreground(shrunk(read(sample))).all(), some[::8])
+    if not any(first):
+        return None
+    small = distributed.each(lambda sample: shrunk(read(sample)), some)
+    return distributed.from_first(lambda: Registration.learn(small))
 
 
 def _sizes(
@@ -141,6 +181,10 @@ def _defective(sample: Sample, photo: Photo, geometry: Geometry) -> Defective:
             f"{'no' if mask is None else 'an empty'} mask: supervised_weight needs to know where the "
             "defect is; draw it, or leave the photo out"
         )
-    size = geometry.working_size(photo.shape[:2])
-    small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
-    return geometry.working(photo), small
+    view = geometry.view(photo)
+    size = view.photo.shape[:2]
+    if view.place is None:
+        small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
+    else:
+        small = view.place.cut(np.dstack([mask.astype(np.uint8) * 255] * 3), size).max(2) > 0
+    return view.photo, small

@@ -23,6 +23,7 @@ from anomaly.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from anomaly.config import RunConfig
 from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
+from anomaly.data.registration import MARGIN
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.fitting.photos import defects_wanted
 from anomaly.fitting.stages import Fit, FitResult
@@ -102,6 +103,13 @@ def fit(
                 say(
                     "the product lies at any angle: turned copies of the good photos are learnt from, and a "
                     "turned part is no anomaly (data.any_angle=false learns from the photos as they are)"
+                )
+            if result.registered:
+                say(
+                    "the product lies at any angle on a plain tray: it is looked for, and every photo is "
+                    "turned upright and cut to it; what lies farther away than "
+                    f"{100 * MARGIN:.0f} % of its length is not judged (data.registration=false judges whole "
+                    "photos)"
                 )
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
             rows, reference = _calibration_photos(result)
@@ -256,6 +264,7 @@ def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: R
             "groups": found["train_groups"],
             "skipped": result.skipped,
             "any_angle": result.any_angle,
+            "registered": result.registered,
             "sha256": hashes,
         },
         "seconds": result.seconds,
@@ -298,6 +307,7 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             "supervised_weight.used": detector.config.supervised_weight,
             "image.size_used": detector.geometry.image_size,
             "any_angle.used": result.any_angle,
+            "registration.used": result.registered,
             **{f"weight.{name}": value for name, value in detector.weights.items()},
         }
     )
@@ -358,6 +368,7 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "guarantee": detector.calibration.guarantee,
         "weights": dict(detector.weights),
         "any_angle": fitted.result.any_angle,
+        "registered": fitted.result.registered,
         "seconds": fitted.result.seconds,
         "mlflow": {
             "run_id": fitted.tracking.run_id,

@@ -51,7 +51,12 @@ class FitResult:
     defects: list[Sample] = field(default_factory=list)
     """Real defects that the encoder learnt from."""
     any_angle: bool = False
-    """Whether the product lies at any angle, so that memory banks hold turned copies."""
+    """Whether the product lies at any angle and is not looked for: memory banks hold turned copies."""
+
+    @property
+    def registered(self) -> bool:
+        """Whether the product lies at any angle and is looked for: photos are turned and cut to it."""
+        return self.detector.geometry.registration is not None
 
 
 @dataclass
@@ -81,7 +86,9 @@ class Fit:
         plain = list(zip(photos, features, strict=True))
         del features
         with self._timed("angles"):
-            any_angle, with_copies = self._with_copies(encoder, plain)
+            any_angle, with_copies = False, plain
+            if read.geometry.registration is None:
+                any_angle, with_copies = self._with_copies(encoder, plain)
             if any_angle:
                 self.config = config = config.at_any_angle()
         scorers = self._scorers(encoder, plain, with_copies)

@@ -264,12 +264,19 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "embedding_size": config.contrastive.embedding_size,
         "branches": {name: f"{100 * weight:.0f} %" for name, weight in bundle.detector.weights.items()},
         "training_photos": manifest.get("data", {}).get("n_train"),
-        "at_any_angle": "yes" if manifest.get("data", {}).get("any_angle") else "no",
+        "at_any_angle": _at_any_angle(manifest),
         "calibration_photos": len(bundle.calibration_photos),
         "threshold_version": bundle.detector.policy.version,
         "model_hash": bundle.model_hash[:16],
         "versions": manifest.get("versions", {}),
     }
+
+
+def _at_any_angle(manifest: dict[str, Any]) -> str:
+    data = manifest.get("data", {})
+    if data.get("registered"):
+        return "yes, and turned upright"
+    return "yes" if data.get("any_angle") else "no"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.errors import DataError, ImageError
+from anomaly.fitting.photos import learn_registration
 from anomaly.models.training import Progress
 from anomaly.records import Sample
 
@@ -68,7 +69,11 @@ def prepare(
     sizes = [photos[sample].shape[:2] for sample in train if sample in photos]
     if len(sizes) < 2:
         raise DataError("fewer than 2 of the good photos can be read: add photos")
-    geometry = Geometry.choose(sizes, config.image.image_size)
+    read = [sample for sample in train if sample in photos]
+    registration = learn_registration(config, read, sizes, photos.__getitem__)
+    geometry = Geometry.choose(sizes, config.image.image_size, registration)
+    if registration is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"any_angle": False})})
     folder.mkdir(parents=True, exist_ok=True)
 
     def stored(sample: Sample, index: int) -> Sample:

@@ -25,6 +25,9 @@ SUPERVISED = (
     "The encoder was supervised by synthetic defects of the kinds that probes draw (supervised_weight): the "
     "index flatters it."
 )
+UPRIGHT = (
+    "The product lies at any angle and is turned upright before it is judged: where it lies is normal to it."
+)
 TURNED = "The product lies at any angle, and the model learnt from turned photos: turning is normal to it."
 FEW = 10
 """Photos below which the report warns."""
@@ -149,6 +152,7 @@ def visibility_report(
             "that your line makes.",
             *([SUPERVISED] if detector.config.supervised_weight else []),
             *([TURNED] if facts["at_any_angle"] == "yes" else []),
+            *([UPRIGHT] if facts["at_any_angle"] == "yes, and turned upright" else []),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "
