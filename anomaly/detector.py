@@ -87,17 +87,20 @@ class Detector:
         """The anomaly map at the photo's own size (H, W)."""
         return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2], scores.place)
 
-    def pictured(self, photo: Photo) -> Photo:
-        """What of a photo `expected` is asked about: the product as it was cut out, or the whole photo."""
-        return photo if self.geometry.registration is None else self.geometry.working(photo)
-
     def expected(self, photo: Photo) -> Photo | None:
-        """What the pixel autoencoder expected to see, at a small size; None where none was trained."""
+        """What the pixel autoencoder expected to see, at a small size, in its place on the photo; None where
+        none was trained."""
         if self.picture is None:
             return None
         from anomaly.models.picture import expected_picture
 
-        return expected_picture(self.picture, photo)
+        if self.geometry.registration is None:
+            return expected_picture(self.picture, photo)
+        view = self.geometry.view(photo)
+        assert view.place is not None
+        height, width = view.photo.shape[:2]
+        picture = cv2.resize(expected_picture(self.picture, view.photo), (width, height))
+        return view.place.paste(np.asarray(picture, np.uint8), photo)
 
 
 def score_patches(scorers: Mapping[str, Scorer[Any]], maps: PatchMaps) -> dict[str, Map]:

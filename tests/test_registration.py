@@ -224,6 +224,9 @@ def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) 
     assert there.image_score > read.score(good).image_score
     row, column = np.unravel_index(read.full_map(there, bad).argmax(), bad.shape[:2])
     assert math.hypot(row - y, column - x) < 20
+    expected = read.expected(good)
+    assert expected is not None and expected.shape == good.shape
+    assert np.array_equal(expected[0], good[0]) and not np.array_equal(expected, good)
     tray = read.score(np.full((SIDE, SIDE, 3), 80, np.uint8))
     assert tray.image_score > read.calibration.threshold + LOST / 2
 

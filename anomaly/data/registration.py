@@ -83,6 +83,12 @@ class Place:
         cut = cv2.warpAffine(photo, matrix, size[::-1], flags=how, borderMode=cv2.BORDER_REFLECT_101)
         return np.asarray(cut, np.uint8)
 
+    def paste(self, working: Photo, photo: Photo) -> Photo:
+        """A copy of the photo (H, W, 3), with a working photo laid where it was cut from."""
+        laid = photo.copy()
+        cv2.warpAffine(working, self.matrix, photo.shape[1::-1], laid, borderMode=cv2.BORDER_TRANSPARENT)
+        return laid
+
     def back(self, values: Floats, size: Size) -> Floats:
         """A map of the working photo (H, W) on the photo of `size`; its smallest value where that was cut."""
         lowest = float(values.min())

@@ -61,7 +61,7 @@ def _drawn(detector: Detector, judged: Judged, wanted: Callable[[float], bool]) 
             "original": jpeg_bytes(thumbnail(photo, SIDE)),
             "heatmap": jpeg_bytes(thumbnail(heat, SIDE)),
             "outline": jpeg_bytes(thumbnail(outline(photo, seen, low), SIDE)),
-            "small": None if detector.picture is None else png_bytes(small_picture(detector.pictured(photo))),
+            "small": None if detector.picture is None else png_bytes(small_picture(photo)),
         }
     return Drawn(verdict, png_bytes(heat), bytes(cv2.imencode(".tiff", values)[1]), pictures)
 
