@@ -130,9 +130,9 @@ def write_bundle(
         files["picture.safetensors"] = save_tensors(_plain(detector.picture.state_dict()))
     geometry = detector.geometry
     if geometry.registration is not None:
-        pattern = {"edges": geometry.registration.edges, "mask": geometry.registration.mask}
-        tensors = {name: torch.from_numpy(values) for name, values in pattern.items()}
-        files[REGISTRATION] = save_tensors(_plain(tensors))
+        files[REGISTRATION] = save_tensors(
+            {name: torch.from_numpy(values) for name, values in geometry.registration.arrays().items()}
+        )
     maps = {str(index): torch.from_numpy(values) for index, values in enumerate(calibration_maps)}
     files["calibration.safetensors"] = save_tensors(_plain(maps))
     files["calibration.json"] = json.dumps(calibration_photos, indent=1, ensure_ascii=False).encode()

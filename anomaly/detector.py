@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Photo = NDArray[np.uint8]
 
 LOST = 20.0
-"""What a photo on which the product is looked for and not found scores above its map, in units of the spread
-of good patches: as unusual as can be, everywhere."""
+"""What a photo on which the product is looked for and not found, or not found alone, scores above its map, in
+units of the spread of good patches: as unusual as can be, everywhere."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,9 @@ def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: f
 
 
 def placed(scores: Scores, place: Place | None) -> Scores:
-    """`scores` of a photo on which the product lies at `place`: raised by LOST where it was not found."""
-    if place is None or place.found:
+    """`scores` of a photo on which the product lies at `place`: raised by LOST where it was not found, or not
+    alone."""
+    if place is None or (place.found and place.alone):
         return replace(scores, place=place)
     higher = scores.anomaly_map + np.float32(LOST)
     return replace(scores, image_score=scores.image_score + LOST, anomaly_map=higher, place=place)

@@ -175,6 +175,18 @@ def test_where_the_product_is_not_nothing_passes(known: Registration, photo: np.
     assert scores.image_score == LOST - 1 and (scores.anomaly_map == LOST - 1).all()
 
 
+@pytest.mark.parametrize("grey", [30, 190])
+def test_something_beside_the_product_does_not_pass(known: Registration, grey: int) -> None:
+    photo = part(np.random.default_rng(15), 0.5, (0, 0))
+    geometry = Geometry.choose([(SIDE, SIDE)], 128, known)
+    clean = geometry.view(photo).place
+    cv2.circle(photo, (25, 215), 5, (grey, grey, grey), -1)
+    place = geometry.view(photo).place
+    assert clean is not None and clean.found and clean.alone
+    assert place is not None and place.found and not place.alone
+    assert placed(Scores(0.0, np.zeros((4, 8), np.float32), {}), place).image_score == LOST
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -182,14 +194,23 @@ def test_where_the_product_is_not_nothing_passes(known: Registration, photo: np.
         {"edges": np.zeros((40, 40)), "mask": np.ones((39, 39))},
         {"edges": np.zeros((2, 2)), "mask": np.ones((2, 2))},
         {"edges": np.zeros((5000, 5000)), "mask": np.ones((5000, 5000))},
-        {"edges": np.zeros((40, 40)), "mask": np.zeros((40, 40))},
+        {"edges": np.zeros((40, 40)), "mask": np.zeros((40, 40)), "tray": np.ones(1)},
+        {"edges": np.zeros((40, 40)), "mask": np.ones((40, 40)), "tray": np.ones(2)},
+        {"edges": np.zeros((40, 40)), "mask": np.ones((40, 40)), "tray": -np.ones(1)},
         {"edges": np.full((40, 40), 1e30), "mask": np.ones((40, 40))},
         {"edges": np.zeros(40), "mask": np.zeros(40)},
     ],
 )
 def test_arrays_that_are_no_registration_are_refused(arrays: dict[str, np.ndarray]) -> None:
     with pytest.raises(ValueError, match="registration"):
-        Registration.restored(arrays)
+        Registration.restored({"tray": np.ones(1), **arrays})
+
+
+def test_arrays_are_what_it_is_restored_from(known: Registration) -> None:
+    again = Registration.restored(known.arrays())
+    photo = part(np.random.default_rng(14), 1.0, (5, 5))
+    assert np.array_equal(again.place(photo, (96, 192)).matrix, known.place(photo, (96, 192)).matrix)
+    assert again.tray == pytest.approx(known.tray, rel=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,11 @@ STEP = 10.0
 
 def foreground(photo: NDArray[np.uint8]) -> Mask:
     """(H, W) mask of the product on a photo (H, W, 3): the whole photo where it lies on no plain tray."""
+    return on_tray(photo)[0]
+
+
+def on_tray(photo: NDArray[np.uint8]) -> tuple[Mask, NDArray[np.float32]]:
+    """The same, and how far each pixel is from the colour of the tray (H, W), in units of CIE Lab."""
     height, width = photo.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = max(1, round(scale * width)), max(1, round(scale * height))
@@ -36,14 +41,15 @@ def foreground(photo: NDArray[np.uint8]) -> Mask:
     distance = np.linalg.norm(lab - tray, axis=2)
     spread = 1.4826 * float(np.median(distance[ring]))
     differs = distance > max(STEP, 4 * spread, _otsu(distance) * 0.5)
+    at_full_size = np.asarray(cv2.resize(distance, (width, height)), np.float32)
     whole = np.ones((height, width), bool)
     if differs[ring].mean() > PLAIN:
-        return whole
+        return whole, at_full_size
     product = _filled(differs)
     if not LEAST < product.mean() < MOST:
-        return whole
+        return whole, at_full_size
     full = cv2.resize(product.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-    return np.asarray(full)
+    return np.asarray(full), at_full_size
 
 
 def foregrounds(photos: Sequence[NDArray[np.uint8]]) -> list[Mask]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.data.foreground import foreground
+from anomaly.data.foreground import STEP, on_tray
 
 Photo = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -40,6 +40,9 @@ APART = 20
 """And is so many degrees away from it at least."""
 STEPS = 12
 """Of least squares, at most."""
+FARTHER = 1.5
+"""The rest of a photo is the tray where it is farther from its colour than on good photos by less than this
+factor, or by less than what tells a product."""
 FOUND = 0.6
 """Correlation of edges from which on the product is found."""
 MARGIN = 0.08
@@ -67,6 +70,8 @@ class Place:
     """(2, 3): a pixel (x, y, 1) of the working photo -> (x, y) of the photo."""
     found: bool
     """Whether it was found; else the middle of the photo is taken for it."""
+    alone: bool
+    """Whether the rest of the photo is the tray, as on good photos."""
 
     def cut(self, photo: Photo, size: Size) -> Photo:
         """The working photo of `size` (H, W) of a photo (H, W, 3); what lies outside the photo is mirrored at
@@ -111,6 +116,8 @@ class Registration:
     """(n, n) mean strength of edges, in [0, 1]."""
     mask: Floats
     """(n, n) share of the photos in which the product is there."""
+    tray: float
+    """How far from the colour of the tray the rest of a good photo is, at most, in units of CIE Lab."""
 
     @classmethod
     def learn(cls, photos: Sequence[Photo]) -> Registration | None:
@@ -127,18 +134,27 @@ class Registration:
         sure = float(np.quantile([correlation for correlation, _, _ in found], 0.05)) >= SURE
         distinct = float(np.median([ahead for _, _, ahead in found])) >= DISTINCT
         turned = _arc([math.degrees(angle) for _, (_, angle), _ in found]) > ARC
-        return pattern if sure and distinct and turned else None
+        if not (sure and distinct and turned):
+            return None
+        rest = [pattern._rest(outline, pose) for outline, (_, pose, _) in zip(outlines, found, strict=True)]
+        return replace(pattern, tray=max(rest))
+
+    def arrays(self) -> dict[str, Floats]:
+        """What `restored` takes."""
+        return {"edges": self.edges, "mask": self.mask, "tray": np.array([self.tray], np.float32)}
 
     @classmethod
     def restored(cls, arrays: Mapping[str, NDArray[Any]]) -> Registration:
         """The one whose `edges` and `mask` these are. Raises ValueError for arrays that are none."""
-        edges, mask = (np.asarray(arrays[name], np.float32) for name in ("edges", "mask"))
+        edges, mask, tray = (np.asarray(arrays[name], np.float32) for name in ("edges", "mask", "tray"))
         side = len(edges)
         if edges.shape != (side, side) or mask.shape != edges.shape or not 3 <= side <= 4 * SIDE:
             raise ValueError("edges and mask of the registration must be two squares of one size")
         if min(edges.min(), mask.min()) < -1 or max(edges.max(), mask.max()) > 2 or (mask > EDGE).sum() < 3:
             raise ValueError("the registration shows no product")
-        return cls(edges, mask)
+        if tray.shape != (1,) or not 0 <= tray[0] < 1e6:
+            raise ValueError("the registration knows no tray")
+        return cls(edges, mask, float(tray[0]))
 
     def place(self, photo: Photo, size: Size) -> Place:
         """Where the product lies on a photo (H, W, 3), for a working photo of `size` (H, W)."""
@@ -146,14 +162,15 @@ class Registration:
         outline = _Outline.of(small)
         height, width = small.shape[:2]
         pose: Pose = (((width - 1) / 2, (height - 1) / 2), 0.0)
-        correlation = 0.0
+        found, alone = False, True
         if outline is not None:
             correlation, likely, _ = self._pose(outline)
-            pose = likely if correlation >= FOUND else pose
+            if found := correlation >= FOUND:
+                pose = likely
+                alone = self._rest(outline, pose) <= max(self.tray + STEP, FARTHER * self.tray)
         scale = np.array([photo.shape[1] / width, photo.shape[0] / height])
         to_photo = np.array([[scale[0], 0, (scale[0] - 1) / 2], [0, scale[1], (scale[1] - 1) / 2]])
-        inner = np.vstack([_turning(pose, (0, 0)), [0, 0, 1]]) @ np.vstack([self._upright(size), [0, 0, 1]])
-        return Place(to_photo @ inner, correlation >= FOUND)
+        return Place(to_photo @ np.vstack([self._to_small(pose, size), [0, 0, 1]]), found, alone)
 
     @property
     def size(self) -> tuple[float, float]:
@@ -173,6 +190,19 @@ class Registration:
             degrees, width, height = degrees - 90, height, width
         middle = (len(self.mask) - 1) / 2
         return (x - middle, y - middle), (width + 1, height + 1), math.radians(degrees)
+
+    def _to_small(self, pose: Pose, size: Size) -> Matrix:
+        """(2, 3): a pixel of the working photo of `size` -> one of the small photo."""
+        turning: Matrix = _turning(pose, (0, 0)) @ np.vstack([self._upright(size), [0, 0, 1]])
+        return turning
+
+    def _rest(self, outline: _Outline, pose: Pose) -> float:
+        """How far from the colour of the tray a small photo is at most, beside what is cut out of it."""
+        corners = np.array([[-0.5, 1.5, 1.5, -0.5], [-0.5, -0.5, 1.5, 1.5], [1, 1, 1, 1]])
+        cut = (self._to_small(pose, (2, 2)) @ corners).T
+        rest = np.ones(outline.distance.shape, np.uint8)
+        cv2.fillConvexPoly(rest, np.rint(cut).astype(np.int32), 0)
+        return float((outline.distance * rest).max())
 
     def _upright(self, size: Size) -> Matrix:
         """(2, 3): a pixel of the working photo of `size` -> px from the middle of the pattern."""
@@ -253,7 +283,7 @@ class Registration:
             np.mean([_laid(getattr(outline, part), pose, side) for outline, pose in pairs], axis=0)
             for part in ("edges", "mask")
         )
-        return cls(np.asarray(edges, np.float32), np.asarray(mask, np.float32))
+        return cls(np.asarray(edges, np.float32), np.asarray(mask, np.float32), 0.0)
 
 
 def shrunk(photo: Photo) -> Photo:
@@ -275,11 +305,13 @@ class _Outline:
     """(h, w), 1 where the product is."""
     middle: Point
     """The middle (x, y) of its area."""
+    distance: Floats
+    """(h, w) from the colour of the tray, in units of CIE Lab."""
 
     @classmethod
     def of(cls, small: Photo) -> _Outline | None:
         """None where it lies on no plain tray."""
-        mask = foreground(small)
+        mask, distance = on_tray(small)
         if mask.all():
             return None
         grey = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1)
@@ -290,7 +322,7 @@ class _Outline:
         edges = cv2.GaussianBlur((strength / (strength.max() + 1e-6)).astype(np.float32), (0, 0), 1)
         rows, columns = np.nonzero(mask)
         soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
-        return cls(np.asarray(edges), np.asarray(soft), (float(columns.mean()), float(rows.mean())))
+        return cls(np.asarray(edges), np.asarray(soft), (float(columns.mean()), float(rows.mean())), distance)
 
     @property
     def reach(self) -> float:

@@ -107,8 +107,8 @@ def fit(
             if result.registered:
                 say(
                     "the product lies at any angle on a plain tray: it is looked for, and every photo is "
-                    "turned upright and cut to it; what lies farther away than "
-                    f"{100 * MARGIN:.0f} % of its length is not judged (data.registration=false judges whole "
+                    f"turned upright and cut to it; farther away than {100 * MARGIN:.0f} % of its length "
+                    "only what differs from the tray in colour is seen (data.registration=false judges whole "
                     "photos)"
                 )
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
