@@ -5,7 +5,7 @@ encoder.safetensors       backbone and projection
 scorer.<name>.safetensors each branch
 statistics.safetensors    what maps are standardised by
 picture.safetensors       the autoencoder that draws what the model expected to see, if there is one
-registration.safetensors  what finds the product on a photo, where it lies at any angle and is looked for
+registration.safetensors  what finds the product on a photo, where it lies at any angle on a tray
 calibration.json          score of every calibration photo
 calibration.safetensors   anomaly map of each, from which thresholds under region rules are chosen
 reference/                some calibration photos
@@ -22,7 +22,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +36,7 @@ from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import one_line
 from anomaly.data.registration import Registration
+from anomaly.data.window import Window
 from anomaly.detector import Detector, keep_threads, score_patches
 from anomaly.errors import AnomalyError, BundleError
 from anomaly.late import Late, LateMapping, Once
@@ -129,20 +130,21 @@ def write_bundle(
     if detector.picture is not None:
         files["picture.safetensors"] = save_tensors(_plain(detector.picture.state_dict()))
     geometry = detector.geometry
-    if geometry.registration is not None:
+    if isinstance(geometry.cut, Registration):
         files[REGISTRATION] = save_tensors(
-            {name: torch.from_numpy(values) for name, values in geometry.registration.arrays().items()}
+            {name: torch.from_numpy(values) for name, values in geometry.cut.arrays().items()}
         )
     maps = {str(index): torch.from_numpy(values) for index, values in enumerate(calibration_maps)}
     files["calibration.safetensors"] = save_tensors(_plain(maps))
     files["calibration.json"] = json.dumps(calibration_photos, indent=1, ensure_ascii=False).encode()
     for index, photo in enumerate(reference):
         files[f"reference/{index}.png"] = png_bytes(photo)
+    window = None if geometry.window is None else asdict(geometry.window)
     manifest: Json = {
         "format": FORMAT,
         "config": detector.config.model_dump(mode="json"),
         "backbone": detector.encoder.backbone.name,
-        "geometry": {"image_size": geometry.image_size, "factor": geometry.factor},
+        "geometry": {"image_size": geometry.image_size, "factor": geometry.factor, "window": window},
         "white_level": detector.white_level,
         "weights": dict(detector.weights),
         "threshold": detector.calibration.threshold,
@@ -204,8 +206,7 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
             if isinstance(scorer, Searching):
                 scorer.restore_arrays(_arrays(files, f"scorer.{name}.safetensors"))
                 del files[f"scorer.{name}.safetensors"]
-        pattern = _arrays(files, REGISTRATION) if REGISTRATION in files else None
-        registration = None if pattern is None else Registration.restored(pattern)
+        geometry = _geometry(manifest, files)
         groups = tuple(sorted({str(photo["group"]) for photo in photos if photo.get("group")}))
         threshold = float(manifest["threshold"])
         calibration = Calibration(np.sort(scores), config.calibration, threshold, groups)
@@ -216,7 +217,7 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
         ) -> Detector:
             return Detector(
                 config,
-                Geometry(**manifest["geometry"], registration=registration),
+                geometry,
                 manifest["white_level"],
                 encoder,
                 scorers,
@@ -268,6 +269,20 @@ def _fitting_together(folder: Path) -> Iterator[None]:
         raise BundleError(
             f"{folder} does not hold a model that fits together ({reason}): fit it again"
         ) from None
+
+
+def _geometry(manifest: Json, files: Mapping[str, bytes]) -> Geometry:
+    """What of a photo is judged."""
+    facts = dict(manifest["geometry"])
+    window = facts.pop("window")
+    cut: Registration | Window | None = None
+    if window is not None:
+        cut = Window(**{name: float(value) for name, value in window.items()})
+        if not (0 <= cut.top < cut.bottom <= 1 and 0 <= cut.left < cut.right <= 1 and 0 <= cut.tray < 1e6):
+            raise ValueError("the window is no part of a photo")
+    elif REGISTRATION in files:
+        cut = Registration.restored(_arrays(files, REGISTRATION))
+    return Geometry(**facts, cut=cut)
 
 
 def _backbone_name(manifest: Json) -> str:

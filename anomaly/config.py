@@ -37,10 +37,11 @@ class DataConfig(Section):
     `calibration.target_fpr` needs more."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
     any_angle: Literal["auto"] | bool = "auto"
-    """Whether the product lies at any angle: it is then looked for, see `registration`, or turned copies of
+    """Whether the product lies at any angle: it is then looked for, see `cut_out`, or turned copies of
     the good photos are learnt from as well; auto finds out from the photos."""
-    registration: bool = True
-    """Whether a product at any angle on a plain tray is looked for, and photos turned and cut to it."""
+    cut_out: bool = True
+    """Whether photos of a product on a plain tray are cut to it, and turned upright where it lies at any
+    angle; else whole photos are judged."""
 
 
 class ImageConfig(Section):
@@ -141,9 +142,9 @@ class RunConfig(Section):
             if SCORERS.get(name).from_nothing
         }
 
-    def not_looking(self) -> RunConfig:
-        """This configuration, but the product is not looked for."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"registration": False})})
+    def of_whole_photos(self) -> RunConfig:
+        """This configuration, but nothing is cut out of photos."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"cut_out": False})})
 
     def at_any_angle(self) -> RunConfig:
         """This configuration for a product that lies at any angle: with the branches that serve it, or all

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Photo = NDArray[np.uint8]
 
 LOST = 20.0
-"""What a photo on which the product is looked for and not found, or not found alone, scores above its map, in
+"""What a photo that was cut, though the product is not found or not alone on it, scores above its map, in
 units of the spread of good patches: as unusual as can be, everywhere."""
 
 
@@ -42,7 +42,7 @@ class Scores:
     anomaly_map: Map
     branch_scores: dict[str, float]
     place: Place | None = None
-    """Where the product was found, if it was looked for."""
+    """Where what was judged lies on the photo, if that was cut out."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Detector:
         """The score of a photo of `size` (H, W) that thresholds are held against: that under the region
         rules in force. Raises ImageError where these were drawn for photos of another shape."""
         share = self.config.fusion.top_share
-        return self.policy.score(scores.image_score, scores.anomaly_map, size, share)
+        return self.policy.score(scores.image_score, scores.anomaly_map, size, share, self.geometry.window)
 
     def full_map(self, scores: Scores, photo: Photo) -> Map:
         """The anomaly map at the photo's own size (H, W)."""
@@ -94,7 +94,7 @@ class Detector:
             return None
         from anomaly.models.picture import expected_picture
 
-        if self.geometry.registration is None:
+        if self.geometry.cut is None:
             return expected_picture(self.picture, photo)
         view = self.geometry.view(photo)
         assert view.place is not None
@@ -129,7 +129,7 @@ def fuse(standard: Mapping[str, Map], weights: Mapping[str, float], top_share: f
 def placed(scores: Scores, place: Place | None) -> Scores:
     """`scores` of a photo on which the product lies at `place`: raised by LOST where it was not found, or not
     alone."""
-    if place is None or (place.found and place.alone):
+    if place is None or place.as_learnt:
         return replace(scores, place=place)
     higher = scores.anomaly_map + np.float32(LOST)
     return replace(scores, image_score=scores.image_score + LOST, anomaly_map=higher, place=place)

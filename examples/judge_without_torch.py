@@ -18,33 +18,32 @@ import onnxruntime
 
 
 class Model:
-    """An exported folder, its files checked against their checksums."""
-
     def __init__(self, folder: Path) -> None:
+        """An exported folder, its graph checked against its checksum."""
         self.facts = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
         graph = folder / "detector.onnx"
         if hashlib.sha256(graph.read_bytes()).hexdigest() != self.facts["files"]["detector.onnx"]:
             sys.exit(f"{graph} was changed after it was written: export the model again")
-        if self.facts["region_rules"] or self.facts["registered"]:
-            sys.exit(
-                "its region rules, or turned photos, are judged by `anomaly inspect` alone: leave them out"
-            )
+        if self.facts["region_rules"] or self.facts["upright"]:
+            sys.exit("its region rules, or turned photos, are judged by `anomaly inspect` alone")
         self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         self.calibration = np.array(self.facts["calibration_scores"])
+
+    def part(self, photo: np.ndarray) -> tuple[slice, slice]:
+        """What is judged of the photo; `anomaly inspect` also sees what lies beside it on the tray."""
+        top, left, bottom, right = self.facts["photo"]["window"] or (0, 0, 1, 1)
+        rows = slice(round(top * photo.shape[0]), round(bottom * photo.shape[0]))
+        return rows, slice(round(left * photo.shape[1]), round(right * photo.shape[1]))
 
     def working(self, photo: np.ndarray) -> np.ndarray:
         """The photo (H, W, 3) at the size that it is judged at: the aspect ratio kept, sides rounded."""
         how = self.facts["photo"]
         scale = how["factor"] or how["image_size"] / max(photo.shape[:2])
-        height, width = (
-            max(1, round(scale * s / how["multiple"])) * how["multiple"] for s in photo.shape[:2]
-        )
+        rows, columns = (max(1, round(scale * side / how["multiple"])) for side in photo.shape[:2])
+        height, width = rows * how["multiple"], columns * how["multiple"]
         if max(height, width) > how["largest_side"]:
             raise ValueError(f"{width} x {height} px are more than the graph takes ({how['largest_side']})")
-        if (height, width) == photo.shape[:2]:
-            return photo
-        shrinks = height * width < photo.shape[0] * photo.shape[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        method = cv2.INTER_AREA if height * width < photo[..., 0].size else cv2.INTER_LINEAR
         return cv2.resize(photo, (width, height), interpolation=method)
 
     def read(self, path: str) -> np.ndarray:
@@ -53,8 +52,8 @@ class Model:
         if photo is None:
             raise ValueError("not a photo that can be read")
         if photo.dtype != np.uint8:
-            own = 1.0 if photo.dtype.kind == "f" else np.iinfo(photo.dtype).max
-            white = self.facts["photo"]["white_level"] or own
+            white = self.facts["photo"]["white_level"]
+            white = white or (1.0 if photo.dtype.kind == "f" else np.iinfo(photo.dtype).max)
             photo = np.rint(np.clip(photo.astype(np.float32) * (255 / white), 0, 255)).astype(np.uint8)
         return np.ascontiguousarray(photo[:, :, ::-1])
 
@@ -62,20 +61,19 @@ class Model:
         """The verdict, and the anomaly map at the photo's own size (H, W) float32."""
         try:
             photo = self.read(path)
-            scores, maps = self.session.run(None, {"photos": self.working(photo)[None]})
+            working = self.working(photo[self.part(photo)])
+            scores, maps = self.session.run(None, {"photos": working[None]})
         except ValueError as error:
             return {"path": path, "decision": "error", "error": str(error)}, None
         score, threshold = float(scores[0]), self.facts["threshold"]
         review = self.facts["review_threshold"] or threshold
-        higher = int((self.calibration >= score).sum())
-        verdict = {
-            "path": path,
-            "decision": "anomalous" if not score <= threshold else "review" if score > review else "normal",
-            "image_score": score,
-            "threshold": threshold,
-            "p_value": (1 + higher) / (1 + len(self.calibration)),
-        }
-        return verdict, cv2.resize(maps[0], photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        decision = "anomalous" if not score <= threshold else "review" if score > review else "normal"
+        p_value = (1 + int((self.calibration >= score).sum())) / (1 + len(self.calibration))
+        verdict = {"path": path, "decision": decision, "image_score": score, "p_value": p_value}
+        whole = np.full(photo.shape[:2], maps.min())
+        part = whole[self.part(photo)]
+        part[:] = cv2.resize(maps[0], part.shape[::-1], interpolation=cv2.INTER_CUBIC)
+        return verdict, whole
 
 
 def main() -> None:
@@ -84,15 +82,15 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--heatmaps", type=Path)
     options = parser.parse_args()
-    model = Model(options.export)
-    decisions = set()
+    model, decisions = Model(options.export), set()
+    if options.heatmaps:
+        options.heatmaps.mkdir(parents=True, exist_ok=True)
     for path in options.photos:
         verdict, anomaly_map = model.judge(path)
         decisions.add(verdict["decision"])
         sys.stdout.write(json.dumps(verdict) + "\n")
         if options.heatmaps and anomaly_map is not None:
-            options.heatmaps.mkdir(parents=True, exist_ok=True)
-            shade = np.clip(anomaly_map / (2 * max(verdict["threshold"], 1e-6)), 0, 1)
+            shade = np.clip(anomaly_map / (2 * max(model.facts["threshold"], 1e-6)), 0, 1)
             picture = cv2.applyColorMap((255 * shade).astype(np.uint8), cv2.COLORMAP_INFERNO)
             cv2.imwrite(str(options.heatmaps / f"{Path(path).stem}.png"), picture)
     sys.exit(3 if "error" in decisions else 10 if decisions - {"normal"} else 0)

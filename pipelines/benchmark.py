@@ -145,7 +145,7 @@ def run_one(folder: Path, backbone: str, seed: int, model: Path, overrides: list
         rate = min(50, len(test)) / (time.monotonic() - start)
         metrics = evaluate(fitted.bundle, samples, progress=progress)
     costs = {"fit_seconds": fit_seconds, "photos_per_second": rate, "peak_mb": peak_mb()}
-    angles = {"any_angle": fitted.result.any_angle, "registered": fitted.result.registered}
+    angles = {"any_angle": fitted.result.any_angle, "cut_out": fitted.result.cut_out}
     return {**metrics, **costs, **angles}
 
 
@@ -203,7 +203,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
     peak = max(run["peak_mb"] for run in runs)
     spread = float(np.std([run["image_auroc"] for run in runs]))
-    angles = {name: [run[name] for run in runs] for name in ("any_angle", "registered")}
+    angles = {name: [run[name] for run in runs] for name in ("any_angle", "cut_out")}
     return {
         **figures, "std": spread, "branches": branches, "types": types, "peak_mb": peak, **angles
     }  # fmt: skip

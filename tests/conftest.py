@@ -26,6 +26,7 @@ QUICK = (
     "picture_steps=3",
     "fusion.weighting=equal",
     "data.any_angle=false",
+    "data.cut_out=false",
     "tracking.enabled=false",
 )
 AS_FITTED = (*QUICK, "fusion.weighting=visibility", "data.any_angle=auto")

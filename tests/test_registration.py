@@ -14,6 +14,7 @@ from anomaly.bundle import read_bundle
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.data.registration import Registration, shrunk
+from anomaly.data.window import Window
 from anomaly.detector import LOST, Scores, placed
 from anomaly.errors import ConfigError
 from anomaly.export.verify import BranchScorer
@@ -23,6 +24,7 @@ from anomaly.inspection.writer import model_facts
 from anomaly.models.training import Silent
 from anomaly.records import Sample
 
+ON_A_TRAY = [*QUICK, "data.any_angle=auto", "data.cut_out=true"]
 SIDE = 240
 HOLE = (35.0, 8.0)
 """Where the part has its hole, (x, y) from its middle."""
@@ -226,9 +228,9 @@ def thrown_product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    config = RunConfig.load(None, [*QUICK, "data.any_angle=auto"])
+    config = RunConfig.load(None, ON_A_TRAY)
     fitted = fit(thrown_product, tmp_path / "model", config, say=told.append)
-    assert fitted.result.registered and not fitted.result.any_angle
+    assert fitted.result.cut_out == "upright" and not fitted.result.any_angle
     assert any("turned upright" in sentence for sentence in told)
     assert any("left out" in sentence and "not found" in sentence for sentence in told)
     assert "coarse" in fitted.bundle.detector.scorers
@@ -269,11 +271,14 @@ def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) 
         assert np.array_equal(read.full_map(exported, photo), read.full_map(plain, photo))
 
 
-@pytest.mark.parametrize("setting", ["data.registration=false", "data.any_angle=false"])
-def test_it_is_not_looked_for_where_the_configuration_says_so(thrown_product: Path, setting: str) -> None:
-    config = RunConfig.load(None, [*QUICK, "data.any_angle=auto", setting])
+@pytest.mark.parametrize(("setting", "cut"), [("data.cut_out=false", None), ("data.any_angle=false", Window)])
+def test_it_is_not_looked_for_where_the_configuration_says_so(
+    thrown_product: Path, setting: str, cut: type | None
+) -> None:
+    config = RunConfig.load(None, [*QUICK, "data.any_angle=auto", "data.cut_out=true", setting])
     samples = [Sample(path, "train", "normal") for path in sorted(thrown_product.iterdir())]
-    assert read_photos(config, samples, Silent()).geometry.registration is None
+    found = read_photos(config, samples, Silent()).geometry.cut
+    assert found is None if cut is None else isinstance(found, cut)
 
 
 def test_it_is_not_looked_for_where_it_is_often_not_there(thrown_product: Path, tmp_path: Path) -> None:
@@ -281,10 +286,10 @@ def test_it_is_not_looked_for_where_it_is_often_not_there(thrown_product: Path, 
     for index in range(4):
         cv2.imwrite(str(tmp_path / f"{index}.png"), alike(rng) if index else texture(rng))
         cv2.imwrite(str(tmp_path / f"empty{index}.png"), np.full((SIDE, SIDE, 3), 80, np.uint8))
-    config = RunConfig.load(None, [*QUICK, "data.any_angle=auto"])
+    config = RunConfig.load(None, ON_A_TRAY)
     paths = [*sorted(thrown_product.iterdir()), *sorted(tmp_path.iterdir())]
     read = read_photos(config, [Sample(path, "train", "normal") for path in paths], Silent())
-    assert read.geometry.registration is None
+    assert read.geometry.cut is None
     assert len(read.train) + len(read.held_out) == len(paths)
 
 
@@ -299,7 +304,9 @@ def test_a_mask_is_cut_as_its_photo_is(thrown_product: Path, tmp_path: Path) -> 
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     good = [Sample(path, "train", "normal") for path in sorted(thrown_product.iterdir())]
     bad = Sample(tmp_path / "bad.png", "train", "anomalous", mask=tmp_path / "mask.png")
-    config = RunConfig.load(None, [*QUICK, "data.any_angle=auto", "contrastive.supervised_weight=0.5"])
+    config = RunConfig.load(
+        None, [*QUICK, "data.any_angle=auto", "data.cut_out=true", "contrastive.supervised_weight=0.5"]
+    )
     [(_, (working, where))] = read_photos(config, [*good, bad], Silent()).defects
     red = working[:, :, 0].astype(int) - working[:, :, 1] > 100
     assert where.shape == working.shape[:2]
@@ -312,7 +319,7 @@ def test_areas_drawn_on_photos_are_refused(thrown_product: Path, tmp_path: Path)
     from anomaly.tuning.tune import tune
     from anomaly.tuning.tuned import Asked
 
-    config = RunConfig.load(None, [*QUICK, "data.any_angle=auto"])
+    config = RunConfig.load(None, ON_A_TRAY)
     bundle = fit(thrown_product, tmp_path / "model", config).bundle
-    with pytest.raises(ConfigError, match=r"data\.registration=false"):
+    with pytest.raises(ConfigError, match=r"data\.cut_out=false"):
         tune(bundle, Asked(Rule(max_overkill=0.1), RegionRules(smallest_area=9)))

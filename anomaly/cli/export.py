@@ -54,7 +54,7 @@ def command(
         f"one photo takes {made.milliseconds[made.runtime]:g} ms in {made.runtime}, "
         f"{made.milliseconds['torch']:g} ms in torch"
     )
-    if made.facts["region_rules"] or made.facts["registered"]:
+    if made.facts["region_rules"] or made.facts["upright"]:
         what = "region rules" if made.facts["region_rules"] else "photos turned upright"
         say(f"{what} are judged by `anomaly inspect` alone: programs of your own cannot use this export")
     if loss is not None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.data.registration import Place, Registration
+from anomaly.data.window import Window
 
 Size = tuple[int, int]
 
@@ -33,7 +34,7 @@ class View:
     photo: NDArray[np.uint8]
     """The working photo (H, W, 3), sides multiples of 32."""
     place: Place | None
-    """Where the product was found, if it was looked for."""
+    """Where what is judged lies on the photo, if that was cut out."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +42,27 @@ class Geometry:
     """Aspect ratio is kept, up to rounding each side to a multiple of 32 px.
 
     Photos of one framing get one long side; where framings differ (crops of one camera), every photo is
-    scaled by the same factor, so that texture keeps its scale. Photos of a product that is looked for are
-    turned so that it lies upright, and cut to it.
+    scaled by the same factor, so that texture keeps its scale. Photos of a product on a plain tray are cut to
+    it, and turned upright where it lies at any angle.
     """
 
     image_size: int
     """Long side of the median training photo at the working size, in px."""
     factor: float | None = None
     """Working px per photo px where framings differ; None where every photo gets `image_size`."""
-    registration: Registration | None = None
-    """What finds the product, where photos are turned and cut to it; None: they are taken whole."""
+    cut: Registration | Window | None = None
+    """What is cut out of photos; None: they are taken whole."""
 
     @classmethod
     def choose(
         cls,
         sizes: Sequence[Size],
         image_size: int | Literal["auto"],
-        registration: Registration | None = None,
+        cut: Registration | Window | None = None,
     ) -> Geometry:
         """The geometry for training photos of these (H, W), whole or cut to the product."""
-        if registration is not None:
-            sizes = [_cut(registration, size) for size in sizes]
+        if cut is not None:
+            sizes = [cut.cut_size(size) for size in sizes]
         height, width = np.median(np.asarray(sizes), axis=0)
         long_side = max(height, width)
         scale = (
@@ -71,12 +72,22 @@ class Geometry:
         )
         ratios = np.log([w / h for h, w in sizes])
         one_framing = float(np.ptp(np.percentile(ratios, [5, 95]))) < SAME_SHAPE
-        return cls(_rounded(scale * long_side), None if one_framing else float(scale), registration)
+        return cls(_rounded(scale * long_side), None if one_framing else float(scale), cut)
+
+    @property
+    def upright(self) -> bool:
+        """Whether the product is looked for on each photo, and turned upright."""
+        return isinstance(self.cut, Registration)
+
+    @property
+    def window(self) -> Window | None:
+        """The same part of every photo that is judged; None where that differs, or all is."""
+        return self.cut if isinstance(self.cut, Window) else None
 
     def working_size(self, size: Size) -> Size:
         """(H, W) of a photo -> (H, W) it is judged at."""
-        if self.registration is not None:
-            size = _cut(self.registration, size)
+        if self.cut is not None:
+            size = self.cut.cut_size(size)
         scale = self.factor or self.image_size / max(size)
         return _rounded(scale * size[0]), _rounded(scale * size[1])
 
@@ -87,14 +98,17 @@ class Geometry:
     def view(self, photo: NDArray[np.uint8]) -> View:
         """A photo (H, W, 3) as it is judged."""
         height, width = self.working_size(photo.shape[:2])
-        if self.registration is not None:
-            place = self.registration.place(photo, (height, width))
-            return View(place.cut(photo, (height, width)), place)
+        place = None
+        if self.cut is not None:
+            place = self.cut.place(photo, (height, width))
+            if isinstance(self.cut, Registration):
+                return View(place.cut(photo, (height, width)), place)
+            photo = photo[self.cut.slices(photo.shape[:2])]
         if (height, width) == photo.shape[:2]:
-            return View(photo, None)
+            return View(np.ascontiguousarray(photo), place)
         shrinks = height * width < photo.shape[0] * photo.shape[1]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return View(np.asarray(cv2.resize(photo, (width, height), interpolation=method), np.uint8), None)
+        return View(np.asarray(cv2.resize(photo, (width, height), interpolation=method), np.uint8), place)
 
     def to_photo(
         self, patches: NDArray[np.float32], size: Size, place: Place | None = None
@@ -104,12 +118,6 @@ class Geometry:
         if place is not None:
             return place.back(self.to_photo(patches, self.working_size(size)), size)
         return np.asarray(cv2.resize(patches, size[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
-
-
-def _cut(registration: Registration, size: Size) -> Size:
-    """(H, W) of what is cut out of a photo of `size`."""
-    height, width = (max(1, round(share * max(size))) for share in registration.size)
-    return height, width
 
 
 def _rounded(side: float) -> int:

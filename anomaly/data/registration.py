@@ -64,14 +64,19 @@ ARC = 30.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where the product lies on one photo."""
+    """Where what is judged of one photo lies on it."""
 
     matrix: Matrix
     """(2, 3): a pixel (x, y, 1) of the working photo -> (x, y) of the photo."""
     found: bool
-    """Whether it was found; else the middle of the photo is taken for it."""
+    """Whether the product was found; else the middle of the photo is taken for it."""
     alone: bool
     """Whether the rest of the photo is the tray, as on good photos."""
+
+    @property
+    def as_learnt(self) -> bool:
+        """Whether the photo shows the product, and besides it the tray alone."""
+        return self.found and self.alone
 
     def cut(self, photo: Photo, size: Size) -> Photo:
         """The working photo of `size` (H, W) of a photo (H, W, 3); what lies outside the photo is mirrored at
@@ -171,6 +176,11 @@ class Registration:
         scale = np.array([photo.shape[1] / width, photo.shape[0] / height])
         to_photo = np.array([[scale[0], 0, (scale[0] - 1) / 2], [0, scale[1], (scale[1] - 1) / 2]])
         return Place(to_photo @ np.vstack([self._to_small(pose, size), [0, 0, 1]]), found, alone)
+
+    def cut_size(self, size: Size) -> Size:
+        """(H, W) of what is cut out of a photo of `size`."""
+        height, width = (max(1, round(share * max(size))) for share in self.size)
+        return height, width
 
     @property
     def size(self) -> tuple[float, float]:

@@ -107,6 +107,7 @@ def _write(
         loss = measure_losses(bundle, samples, {runtime: scorers[-1]}, progress)[runtime]
         _refuse(loss.trouble)
     policy = detector.policy
+    window = detector.geometry.window
     facts = {
         "format": FORMAT,
         "graph": graph,
@@ -118,6 +119,7 @@ def _write(
         "photo": {
             "image_size": detector.geometry.image_size,
             "factor": detector.geometry.factor,
+            "window": None if window is None else [window.top, window.left, window.bottom, window.right],
             "multiple": MULTIPLE,
             "largest_side": detector.config.image.tile_size,
             "white_level": detector.white_level,
@@ -126,7 +128,7 @@ def _write(
         "review_threshold": policy.cut.review_threshold,
         "threshold_version": policy.version,
         "region_rules": policy.rules is not None,
-        "registered": detector.geometry.registration is not None,
+        "upright": detector.geometry.upright,
         "calibration_scores": policy.normal_scores.tolist(),
         "verification": asdict(found),
         "loss": None if loss is None else asdict(loss),

@@ -17,6 +17,7 @@ from anomaly.data.images import fingerprint, one_line, read_image, white_level_o
 from anomaly.data.masks import defect_mask
 from anomaly.data.registration import FEWEST, Registration, shrunk
 from anomaly.data.splits import split_calibration
+from anomaly.data.window import Window
 from anomaly.detector import Photo
 from anomaly.errors import CalibrationError, DataError, ImageError
 from anomaly.models.contrastive import Defective
@@ -26,9 +27,9 @@ from anomaly.records import Sample
 Size = tuple[int, int]
 
 LEARNT = 120
-"""Training photos from which the product is learnt, to look for it, at most."""
+"""Training photos from which is learnt what to cut out, at most."""
 LOST = 0.05
-"""Share of the good photos on which it may not be found; else it is not looked for."""
+"""Share of the good photos on which it may not be found alone; else whole photos are judged."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
     sizes, skipped = _sizes(good, read, step("checking photos", good))
     train, held_out = _split(config, list(sizes))
     image_size, train_sizes = config.image.image_size, [sizes[sample] for sample in train]
-    registration = learn_registration(config, train, train_sizes, read)
-    geometry = Geometry.choose(train_sizes, image_size, registration)
+    geometry = Geometry.choose(train_sizes, image_size, learn_cut(config, train, train_sizes, read))
 
     def view(sample: Sample) -> View:
         return geometry.view(read(sample))
@@ -87,12 +87,15 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
     views |= zip(
         held_out, distributed.each(view, held_out, step("calibration photos", held_out)), strict=True
     )
-    lost = {sample for sample, seen in views.items() if seen.place is not None and not seen.place.found}
+    lost = {sample for sample, seen in views.items() if not (seen.place is None or seen.place.as_learnt)}
     if lost:
         if len(lost) > LOST * len(views):
-            return read_photos(config.not_looking(), samples, progress)
+            return read_photos(config.of_whole_photos(), samples, progress)
         others = read_photos(config, [sample for sample in samples if sample not in lost], progress)
-        why = {str(sample.path): f"{one_line(sample.path)}: the product was not found" for sample in lost}
+        why = {
+            str(sample.path): f"{one_line(sample.path)}: the product was not found alone on its tray"
+            for sample in lost
+        }
         return replace(others, skipped={**others.skipped, **why})
     train_photos, held_out_photos = ([views[sample].photo for sample in part] for part in (train, held_out))
     defects = []
@@ -108,25 +111,27 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
     )
 
 
-def learn_registration(
+def learn_cut(
     config: RunConfig, train: Sequence[Sample], sizes: Sequence[Size], read: Callable[[Sample], Photo]
-) -> Registration | None:
-    """What finds the product on photos like those of `train`, of these (H, W), where it lies at any angle on
-    a plain tray, photos are of one framing, and the configuration does not say otherwise."""
-    wanted = config.data.any_angle is not False and config.data.registration
-    if (
-        not wanted
-        or len(train) < FEWEST
-        or Geometry.choose(sizes, config.image.image_size).factor is not None
-    ):
+) -> Registration | Window | None:
+    """What to cut out of photos like those of `train`, of these (H, W), where the product lies on a plain
+    tray, photos are of one framing, and the configuration does not say otherwise."""
+    if not config.data.cut_out or len(train) < FEWEST:
+        return None
+    if Geometry.choose(sizes, config.image.image_size).factor is not None:
         return None
     spread = np.linspace(0, len(train) - 1, min(LEARNT, len(train))).round().astype(int)
     some = [train[i] for i in spread]
-    first = distributed.each(lambda sample: not foreground(shrunk(read(sample))).all(), some[::8])
-    if not any(first):
+    few = some[:: len(some) // FEWEST]
+    if not any(distributed.each(lambda sample: not foreground(shrunk(read(sample))).all(), few)):
         return None
     small = distributed.each(lambda sample: shrunk(read(sample)), some)
-    return distributed.from_first(lambda: Registration.learn(small))
+
+    def learnt() -> Registration | Window | None:
+        at_any_angle = Registration.learn(small) if config.data.any_angle is not False else None
+        return at_any_angle or Window.learn(small)
+
+    return distributed.from_first(learnt)
 
 
 def _sizes(

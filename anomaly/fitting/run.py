@@ -104,13 +104,8 @@ def fit(
                     "the product lies at any angle: turned copies of the good photos are learnt from, and a "
                     "turned part is no anomaly (data.any_angle=false learns from the photos as they are)"
                 )
-            if result.registered:
-                say(
-                    "the product lies at any angle on a plain tray: it is looked for, and every photo is "
-                    f"turned upright and cut to it; farther away than {100 * MARGIN:.0f} % of its length "
-                    "only what differs from the tray in colour is seen (data.registration=false judges whole "
-                    "photos)"
-                )
+            if result.cut_out != "no":
+                say(_cut_out(result.cut_out))
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
             rows, reference = _calibration_photos(result)
             maps = [scores.anomaly_map for scores in result.calibration_scores]
@@ -122,6 +117,20 @@ def fit(
             tracking.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     return Fitted(bundle, result, tracking)
+
+
+def _cut_out(how: str) -> str:
+    """What is done with photos of a product on a plain tray."""
+    done = (
+        "every photo is cut to it"
+        if how == "window"
+        else ("and at any angle: it is looked for, and every photo is turned upright and cut to it")
+    )
+    return (
+        f"the product lies on a plain tray{', so' if how == 'window' else ''} {done}; farther away than "
+        f"{100 * MARGIN:.0f} % of its length only what differs from the tray in colour is seen "
+        "(data.cut_out=false judges whole photos)"
+    )
 
 
 def _dials(
@@ -264,7 +273,7 @@ def _facts(data: Path, samples: Sequence[Sample], result: FitResult, tracking: R
             "groups": found["train_groups"],
             "skipped": result.skipped,
             "any_angle": result.any_angle,
-            "registered": result.registered,
+            "cut_out": result.cut_out,
             "sha256": hashes,
         },
         "seconds": result.seconds,
@@ -307,7 +316,7 @@ def _log(run: Run, bundle: Bundle, result: FitResult) -> None:
             "supervised_weight.used": detector.config.supervised_weight,
             "image.size_used": detector.geometry.image_size,
             "any_angle.used": result.any_angle,
-            "registration.used": result.registered,
+            "cut_out.used": result.cut_out,
             **{f"weight.{name}": value for name, value in detector.weights.items()},
         }
     )
@@ -368,7 +377,7 @@ def describe_fit(fitted: Fitted) -> dict[str, Any]:
         "guarantee": detector.calibration.guarantee,
         "weights": dict(detector.weights),
         "any_angle": fitted.result.any_angle,
-        "registered": fitted.result.registered,
+        "cut_out": fitted.result.cut_out,
         "seconds": fitted.result.seconds,
         "mlflow": {
             "run_id": fitted.tracking.run_id,

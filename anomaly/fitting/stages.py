@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,9 +54,10 @@ class FitResult:
     """Whether the product lies at any angle and is not looked for: memory banks hold turned copies."""
 
     @property
-    def registered(self) -> bool:
-        """Whether the product lies at any angle and is looked for: photos are turned and cut to it."""
-        return self.detector.geometry.registration is not None
+    def cut_out(self) -> Literal["no", "window", "upright"]:
+        """What is judged of photos: all, the same window of each, or the product, turned upright."""
+        geometry = self.detector.geometry
+        return "upright" if geometry.upright else "window" if geometry.window else "no"
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Fit:
         del features
         with self._timed("angles"):
             any_angle, with_copies = False, plain
-            if read.geometry.registration is None:
+            if not read.geometry.upright:
                 any_angle, with_copies = self._with_copies(encoder, plain)
             if any_angle:
                 self.config = config = config.at_any_angle()

@@ -274,7 +274,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
 
 def _at_any_angle(manifest: dict[str, Any]) -> str:
     data = manifest.get("data", {})
-    if data.get("registered"):
+    if data.get("cut_out") == "upright":
         return "yes, and turned upright"
     return "yes" if data.get("any_angle") else "no"
 

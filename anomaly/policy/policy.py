@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from anomaly.calibration import Calibration
+from anomaly.data.window import Window
 from anomaly.errors import ConfigError
 from anomaly.maps import Map
 from anomaly.metrics import Floats
@@ -75,13 +76,20 @@ class Policy:
         """The cut for photos of `group`; the pooled one where it has none of its own."""
         return self.cut if group is None else self.groups.get(group, self.cut)
 
-    def score(self, image_score: float, anomaly_map: Map, size: tuple[int, int], top_share: float) -> float:
+    def score(
+        self,
+        image_score: float,
+        anomaly_map: Map,
+        size: tuple[int, int],
+        top_share: float,
+        window: Window | None = None,
+    ) -> float:
         """What is held against the threshold: `image_score`, or where there are rules what they leave of
-        the map of patches (h, w) of a photo of `size` (H, W). Raises ImageError where a drawn mask does
-        not fit the photo."""
+        the map of patches (h, w) of a photo of `size` (H, W), or of the `window` of it that is judged. Raises
+        ImageError where a drawn mask does not fit the photo."""
         if self.rules is None:
             return image_score
-        return self.rules.score(anomaly_map, size, top_share)
+        return self.rules.score(anomaly_map, size, top_share, window)
 
     def seen(self, anomaly_map: Map) -> Map:
         """An anomaly map of the photo's own size, with minus infinity where rules say not to look."""

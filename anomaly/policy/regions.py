@@ -13,7 +13,7 @@ Superlevel sets are nested, so a photo exceeds a threshold if and only if both p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ from pydantic import Field
 
 from anomaly.config import Section, parse_section, read_yaml
 from anomaly.data.images import one_line, read_image
+from anomaly.data.window import Window
 from anomaly.errors import ConfigError, ImageError
 from anomaly.maps import Map, top_mean
 from anomaly.records import Region
@@ -47,8 +48,11 @@ class RegionRules:
     """Pixels of the photo."""
     smallest_mean: float | None = None
 
-    def score(self, anomaly_map: Map, size: Size, top_share: float) -> float:
-        """Score of a map of patches (h, w) of a photo of `size`; ImageError where the mask does not fit."""
+    def score(self, anomaly_map: Map, size: Size, top_share: float, window: Window | None = None) -> float:
+        """Score of a map of patches (h, w) of a photo of `size`, or of a `window` of it; ImageError where the
+        mask does not fit."""
+        if window is not None:
+            return self.cut(window).score(anomaly_map, window.cut_size(size), top_share)
         inside = self.inside(anomaly_map.shape, size)
         score = top_mean(anomaly_map[inside], top_share)
         if not self.smallest_area and self.smallest_mean is None:
@@ -56,6 +60,17 @@ class RegionRules:
         height, width = self.photo_size or size
         cells = self.smallest_area * anomaly_map.size / (height * width)
         return min(score, region_level(anomaly_map, inside, cells, self.smallest_mean))
+
+    def cut(self, window: Window) -> RegionRules:
+        """The same for what a `window` shows of photos. Raises ImageError where that is not looked at."""
+        mask = None if self.mask is None else self.mask[window.slices(self.mask.shape)]
+        if mask is not None and not mask.any():
+            raise ImageError(
+                "the region rules look at nothing of what is judged of a photo: draw them anew, or fit with "
+                "data.cut_out=false"
+            )
+        size = None if self.photo_size is None else window.cut_size(self.photo_size)
+        return replace(self, mask=mask, photo_size=size)
 
     def inside(self, shape: Size, size: Size) -> Mask:
         """Where it is looked at, on a grid of `shape` over a photo of `size`: cells that are covered by

@@ -15,7 +15,7 @@ from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.errors import DataError, ImageError
-from anomaly.fitting.photos import learn_registration
+from anomaly.fitting.photos import learn_cut
 from anomaly.models.training import Progress
 from anomaly.records import Sample
 
@@ -70,10 +70,12 @@ def prepare(
     if len(sizes) < 2:
         raise DataError("fewer than 2 of the good photos can be read: add photos")
     read = [sample for sample in train if sample in photos]
-    registration = learn_registration(config, read, sizes, photos.__getitem__)
-    geometry = Geometry.choose(sizes, config.image.image_size, registration)
-    if registration is not None:
+    geometry = Geometry.choose(
+        sizes, config.image.image_size, learn_cut(config, read, sizes, photos.__getitem__)
+    )
+    if geometry.upright:
         config = config.model_copy(update={"data": config.data.model_copy(update={"any_angle": False})})
+    config = config.of_whole_photos()
     folder.mkdir(parents=True, exist_ok=True)
 
     def stored(sample: Sample, index: int) -> Sample:

@@ -16,6 +16,7 @@ import numpy as np
 
 from anomaly.bundle import Bundle
 from anomaly.data.images import fingerprint, one_line
+from anomaly.data.window import Window
 from anomaly.detector import Scores
 from anomaly.errors import DataError, ImageError
 from anomaly.maps import Map
@@ -32,10 +33,12 @@ class Known:
     anomaly_map: Map
     size: tuple[int, int]
     """(H, W) of the photo."""
+    window: Window | None = None
+    """The part of it that the map shows; None: all."""
 
     def score(self, policy: Policy, top_share: float) -> float:
         """What `policy` holds against its thresholds. Raises ImageError where its mask does not fit."""
-        return policy.score(self.image_score, self.anomaly_map, self.size, top_share)
+        return policy.score(self.image_score, self.anomaly_map, self.size, top_share, self.window)
 
 
 @dataclass
@@ -51,6 +54,10 @@ class ScoreCache:
     def folder(self) -> Path:
         model = self.bundle.path.resolve()
         return model.with_name(model.name + ".scores") / self.bundle.model_hash[:32]
+
+    @property
+    def window(self) -> Window | None:
+        return self.bundle.detector.geometry.window
 
     def known(self, sample: Sample) -> tuple[str, Known]:
         """SHA-256 of the photo and what is known of it, scored if need be. Raises ImageError."""
@@ -68,7 +75,7 @@ class ScoreCache:
         others, and before the model took it in."""
         rows, maps = self.bundle.calibration_photos, self.bundle.calibration_maps
         return [
-            Known(float(row["image_score"]), values, (int(row["size"][0]), int(row["size"][1])))
+            Known(float(row["image_score"]), values, (int(row["size"][0]), int(row["size"][1])), self.window)
             for row, values in zip(rows, maps, strict=True)
         ]
 
@@ -77,13 +84,13 @@ class ScoreCache:
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
                 height, width = kept["size"].tolist()
-                known = Known(float(kept["image_score"]), kept["map"], (height, width))
+                known = Known(float(kept["image_score"]), kept["map"], (height, width), self.window)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return known if known.anomaly_map.ndim == 2 and known.anomaly_map.dtype == np.float32 else None
 
     def _store(self, name: str, scores: Scores, size: tuple[int, int]) -> Known:
-        known = Known(scores.image_score, scores.anomaly_map, size)
+        known = Known(scores.image_score, scores.anomaly_map, size, self.window)
         self.scored += 1
         fresh = self.folder / f"{name}.{os.getpid()}.new"
         try:

@@ -40,10 +40,10 @@ def tune(
     progress = progress or Silent()
     cache = ScoreCache(bundle)
     born = Policy.born(bundle.detector.calibration)
-    if asked.rules is not None and bundle.detector.geometry.registration is not None:
+    if asked.rules is not None and bundle.detector.geometry.upright:
         raise ConfigError(
             "this model turns every photo upright and cuts it to the product, so areas that are drawn on "
-            "photos mean nothing to it: leave the region rules away, or fit with data.registration=false"
+            "photos mean nothing to it: leave the region rules away, or fit with data.cut_out=false"
         )
     draft = replace(born, rules=asked.rules)
     photos = _photos(cache, draft, labelled, normal, progress)
