@@ -28,28 +28,40 @@ def foreground(photo: NDArray[np.uint8]) -> Mask:
 
 
 def on_tray(photo: NDArray[np.uint8]) -> tuple[Mask, NDArray[np.float32]]:
-    """The same, and how far each pixel is from the colour of the tray (H, W), in units of CIE Lab."""
+    """The same, and how far each pixel is from the colour of the tray, see `from_tray`."""
+    height, width = photo.shape[:2]
+    distance = from_tray(photo)
+    ring = _ring(distance.shape)
+    spread = 1.4826 * float(np.median(distance[ring]))
+    differs = distance > max(STEP, 4 * spread, _otsu(distance) * 0.5)
+    whole = np.ones((height, width), bool)
+    if differs[ring].mean() > PLAIN:
+        return whole, distance
+    product = _filled(differs)
+    if not LEAST < product.mean() < MOST:
+        return whole, distance
+    full = cv2.resize(product.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+    return np.asarray(full), distance
+
+
+def from_tray(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How far each pixel of a photo (H, W, 3), shrunk to SIDE where it is larger, is from the colour of its
+    border, (h, w), in units of CIE Lab."""
     height, width = photo.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = max(1, round(scale * width)), max(1, round(scale * height))
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     lab = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), (0, 0), 1.5)
-    ring = np.ones(lab.shape[:2], bool)
+    tray = np.median(lab[_ring(lab.shape[:2])], axis=0)
+    return np.asarray(np.sqrt(np.square(lab - tray).sum(2)), np.float32)
+
+
+def _ring(size: tuple[int, int]) -> Mask:
+    """The border of a small photo of `size` (h, w)."""
+    ring = np.ones(size, bool)
     wide = max(1, round(RING * max(size)))
     ring[wide:-wide, wide:-wide] = False
-    tray = np.median(lab[ring], axis=0)
-    distance = np.linalg.norm(lab - tray, axis=2)
-    spread = 1.4826 * float(np.median(distance[ring]))
-    differs = distance > max(STEP, 4 * spread, _otsu(distance) * 0.5)
-    at_full_size = np.asarray(cv2.resize(distance, (width, height)), np.float32)
-    whole = np.ones((height, width), bool)
-    if differs[ring].mean() > PLAIN:
-        return whole, at_full_size
-    product = _filled(differs)
-    if not LEAST < product.mean() < MOST:
-        return whole, at_full_size
-    full = cv2.resize(product.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
-    return np.asarray(full), at_full_size
+    return ring
 
 
 def foregrounds(photos: Sequence[NDArray[np.uint8]]) -> list[Mask]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.data.foreground import STEP, on_tray
+from anomaly.data.foreground import STEP, from_tray, on_tray
 from anomaly.data.registration import FARTHER, FEWEST, MARGIN, ON_TRAY, Photo, Place, Size, shrunk
 
 SHOWN = 0.02
@@ -82,9 +82,8 @@ class Window:
         right = (columns.stop - columns.start) / size[1]
         shift = (columns.start + (right - 1) / 2, rows.start + (down - 1) / 2)
         matrix = np.array([[right, 0, shift[0]], [0, down, shift[1]]])
-        _, distance = on_tray(shrunk(photo))
-        rest = distance.copy()
-        rest[self.slices(distance.shape)] = 0
+        rest = from_tray(shrunk(photo))
+        rest[self.slices(rest.shape)] = 0
         alone = float(rest.max()) <= max(self.tray + STEP, FARTHER * self.tray)
         return Place(matrix, True, alone)
 
