@@ -63,6 +63,8 @@ class Verdict:
     """Lower end of the band that people look at, where there is one."""
     size: tuple[int, int] | None = None
     """(H, W) of the photo."""
+    remark: str | None = None
+    """Why it scores far above its map, where it does, see `anomaly.detector.placed`."""
 
     def to_dict(self) -> dict[str, Any]:
         """What is recorded of it. All but `milliseconds` is the same whenever the photo is judged again."""

@@ -20,7 +20,8 @@ from anomaly.errors import ConfigError
 from anomaly.export.verify import BranchScorer
 from anomaly.fitting.photos import read_photos
 from anomaly.fitting.run import fit
-from anomaly.inspection.writer import model_facts
+from anomaly.inspection.stream import decide
+from anomaly.inspection.writer import UPRIGHT, model_facts
 from anomaly.models.training import Silent
 from anomaly.records import Sample
 
@@ -234,7 +235,8 @@ def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) 
     assert any("turned upright" in sentence for sentence in told)
     assert any("left out" in sentence and "not found" in sentence for sentence in told)
     assert "coarse" in fitted.bundle.detector.scorers
-    assert model_facts(fitted.bundle)["at_any_angle"] == "yes, and turned upright"
+    facts = model_facts(fitted.bundle)
+    assert (facts["at_any_angle"], facts["judged"]) == ("yes", UPRIGHT)
     rng = np.random.default_rng(11)
     angle, shift = thrown(rng)
     good = part(rng, angle, shift)
@@ -252,6 +254,9 @@ def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) 
     assert np.array_equal(expected[0], good[0]) and not np.array_equal(expected, good)
     tray = read.score(np.full((SIDE, SIDE, 3), 80, np.uint8))
     assert tray.image_score > read.calibration.threshold + LOST / 2
+    verdict = decide(read, "tray", tray, read.full_map(tray, bad))
+    assert (verdict.decision, verdict.remark) == ("anomalous", "the product was not found on the photo")
+    assert decide(read, "bad", there, read.full_map(there, bad)).remark is None
 
     class Graph:
         """What an exported graph gives: what the encoder and the autoencoder make of a working photo."""

@@ -74,6 +74,13 @@ class Place:
     """Whether the rest of the photo is the tray, as on good photos."""
 
     @property
+    def remark(self) -> str | None:
+        """What is wrong with the photo, in words; None where it is as learnt."""
+        if not self.found:
+            return "the product was not found on the photo"
+        return None if self.alone else "something lies beside the product"
+
+    @property
     def as_learnt(self) -> bool:
         """Whether the photo shows the product, and besides it the tray alone."""
         return self.found and self.alone

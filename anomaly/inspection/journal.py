@@ -22,7 +22,7 @@ TABLE = "verdicts.csv"
 PARQUET = "verdicts.parquet"
 COLUMNS = (
     "path", "decision", "image_score", "threshold", "p_value", "regions", "milliseconds", "error", "version",
-    "group", "review_threshold", "size",
+    "group", "review_threshold", "size", "remark",
 )  # fmt: skip
 BATCH = 4096
 """Rows of a Parquet file that are held in memory at once."""

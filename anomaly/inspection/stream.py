@@ -181,6 +181,7 @@ def decide(
         version=policy.version,
         group=group,
         review_threshold=cut.review_threshold,
+        remark=None if scores.place is None else scores.place.remark,
     )
 
 

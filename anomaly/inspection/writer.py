@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from anomaly.bundle import Bundle
+from anomaly.data.geometry import Geometry
 from anomaly.errors import DataError
 from anomaly.inspection.drawing import Drawn, colour_ceiling, draw, expected_jpeg
 from anomaly.inspection.gallery import Gallery
@@ -39,6 +40,9 @@ from anomaly.report.tally import Tally
 OUTPUTS = (
     JOURNAL, TABLE, PARQUET, "heatmaps", "maps", "summary.json", "report.html", WORK
 )  # fmt: skip
+
+UPRIGHT = "the product, found on each photo and turned upright"
+"""What of a photo is judged, where that is so."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,7 @@ def _sizes(bundle: Bundle) -> list[Size]:
 def model_facts(bundle: Bundle) -> dict[str, Any]:
     """What a report says of the model."""
     manifest, config = bundle.manifest, bundle.detector.config
+    data = manifest.get("data", {})
     return {
         "name": bundle.path.name,
         "fitted": manifest.get("created", "unknown"),
@@ -264,7 +269,8 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "embedding_size": config.contrastive.embedding_size,
         "branches": {name: f"{100 * weight:.0f} %" for name, weight in bundle.detector.weights.items()},
         "training_photos": manifest.get("data", {}).get("n_train"),
-        "at_any_angle": _at_any_angle(manifest),
+        "at_any_angle": "yes" if bundle.detector.geometry.upright or data.get("any_angle") else "no",
+        "judged": _judged(bundle.detector.geometry),
         "calibration_photos": len(bundle.calibration_photos),
         "threshold_version": bundle.detector.policy.version,
         "model_hash": bundle.model_hash[:16],
@@ -272,11 +278,15 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _at_any_angle(manifest: dict[str, Any]) -> str:
-    data = manifest.get("data", {})
-    if data.get("cut_out") == "upright":
-        return "yes, and turned upright"
-    return "yes" if data.get("any_angle") else "no"
+def _judged(geometry: Geometry) -> str:
+    """What of a photo is judged, in words."""
+    if geometry.upright:
+        return UPRIGHT
+    window = geometry.window
+    if window is None:
+        return "whole photos"
+    shares = [f"{100 * share:.0f}" for share in (window.top, window.bottom, window.left, window.right)]
+    return "of each photo rows {} to {} %, columns {} to {} %".format(*shares)
 
 
 def write_whole(path: Path, text: str) -> None:

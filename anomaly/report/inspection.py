@@ -181,6 +181,8 @@ def _p_value_sentence(verdict: Verdict, calibration: NDArray[np.float64], versio
     """`version` is the one that `calibration` belongs to."""
     if verdict.image_score is None or verdict.p_value is None:
         return ""
+    if verdict.remark is not None:
+        return f"{verdict.remark.capitalize()}: that alone puts its score far above the threshold."
     n, p = number(calibration.size), f"{verdict.p_value:.2g}"
     if None not in (verdict.version, version) and verdict.version != version:
         return f"Decided by version {verdict.version}: p = {p}."

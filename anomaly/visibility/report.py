@@ -11,7 +11,7 @@ from anomaly.bundle import Bundle
 from anomaly.data.foreground import foregrounds
 from anomaly.detector import Photo
 from anomaly.inspection.drawing import colour_ceiling
-from anomaly.inspection.writer import model_facts
+from anomaly.inspection.writer import UPRIGHT, model_facts
 from anomaly.render import jpeg_bytes, overlay, thumbnail
 from anomaly.report.charts import heat_table
 from anomaly.report.filed import Block, FiledReport, Pictures, Section, Table
@@ -25,7 +25,7 @@ SUPERVISED = (
     "The encoder was supervised by synthetic defects of the kinds that probes draw (supervised_weight): the "
     "index flatters it."
 )
-UPRIGHT = (
+TURNED_UPRIGHT = (
     "The product lies at any angle and is turned upright before it is judged: where it lies is normal to it."
 )
 TURNED = "The product lies at any angle, and the model learnt from turned photos: turning is normal to it."
@@ -98,6 +98,7 @@ def visibility_report(
     tried = remedies(measured, detector.config, detector.geometry.image_size)
     without = ", ".join(measured.without_effect)
     facts = model_facts(bundle)
+    turned = TURNED_UPRIGHT if facts["judged"] == UPRIGHT else TURNED
     n = len(photos)
     warnings = [f"Only {n} photos: {'they have no' if n < FEWEST else 'wide'} intervals."] if n < FEW else []
     return FiledReport(
@@ -151,8 +152,11 @@ def visibility_report(
             "Probes are drawn. They show which changes a model reacts to; they are no sample of the defects "
             "that your line makes.",
             *([SUPERVISED] if detector.config.supervised_weight else []),
-            *([TURNED] if facts["at_any_angle"] == "yes" else []),
-            *([UPRIGHT] if facts["at_any_angle"] == "yes, and turned upright" else []),
+            *(
+                [TURNED_UPRIGHT if facts["judged"] == UPRIGHT else TURNED]
+                if facts["at_any_angle"] == "yes"
+                else []
+            ),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "
