@@ -152,11 +152,7 @@ def visibility_report(
             "Probes are drawn. They show which changes a model reacts to; they are no sample of the defects "
             "that your line makes.",
             *([SUPERVISED] if detector.config.supervised_weight else []),
-            *(
-                [TURNED_UPRIGHT if facts["judged"] == UPRIGHT else TURNED]
-                if facts["at_any_angle"] == "yes"
-                else []
-            ),
+            *([turned] if facts["at_any_angle"] == "yes" else []),
             "A change that is normal for the product, such as its position, should be invisible: leave such "
             "probes out with --probes, or read the index without them.",
             "The untouched and the changed photos are the same photos; the intervals of AUROC take them for "
