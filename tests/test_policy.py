@@ -9,11 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import SPOT
+from conftest import QUICK, SPOT
 from test_commands import run
 
 from anomaly.bundle import Bundle, read_bundle
+from anomaly.config import RunConfig
 from anomaly.errors import BundleError, ConfigError, ImageError
+from anomaly.fitting.run import fit
 from anomaly.inspection.stream import judge
 from anomaly.maps import top_mean
 from anomaly.policy.policy import Cut, Policy
@@ -344,3 +346,12 @@ def test_inspect_stops_at_versions_that_were_tampered_with(
     with pytest.raises(BundleError):
         read_bundle(own_model)
     assert not (tmp_path / "out").exists(), "nothing was judged"
+
+
+def test_a_fit_in_the_place_of_a_tuned_model_says_what_drops_out(product: Path, own_model: Path) -> None:
+    bundle = read_bundle(own_model)
+    bundle.versions.add(changed(bundle, cut=Cut(9.0)), born(bundle), why="check", facts={})
+    told: list[str] = []
+    again = fit(product, own_model, RunConfig.load(None, list(QUICK)), overwrite=True, say=told.append)
+    assert any("version 1 was in force" in sentence for sentence in told)
+    assert again.bundle.refreshed().detector.policy.version == 0

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from anomaly import distributed
-from anomaly.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from anomaly.bundle import MANIFEST, Bundle, read_bundle, read_manifest, write_bundle
 from anomaly.config import RunConfig
 from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
@@ -30,6 +30,7 @@ from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.drawing import colour_ceiling
 from anomaly.lock import LOCK, sole_writer
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
+from anomaly.policy.versions import Versions
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes
 from anomaly.report.charts import histogram
@@ -109,7 +110,13 @@ def fit(
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
             rows, reference = _calibration_photos(result)
             maps = [scores.anomaly_map for scores in result.calibration_scores]
+            signed = _signed_version(out)
             write_bundle(out, result.detector, facts, rows, maps, reference)
+            if signed:
+                say(
+                    f"version {signed} was in force for the model that lay here; it stays in the log, but "
+                    "the new model begins with the threshold of its own fit: tune it anew"
+                )
             bundle = read_bundle(out)
             _log(tracking, bundle, result)
             tracking.end()
@@ -237,6 +244,16 @@ def _begin(out: Path, partial: Path, key: str, *, resume: bool, overwrite: bool)
         raise ConfigError(
             f"cannot write {one_line(partial)} ({error.strerror}): give another --out"
         ) from None
+
+
+def _signed_version(out: Path) -> int:
+    """The version in force of the model in `out`; 0 where there is no model, or none that can be read."""
+    try:
+        versions = Versions(out, str(read_manifest(out)["checksum"]))
+        own = versions.own(versions.records())
+    except AnomalyError:
+        return 0
+    return int(own[-1]["index"]) + 1 if own else 0
 
 
 def _identity(config: RunConfig, photos_used: Sequence[Sample]) -> str:
