@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -56,6 +57,16 @@ def known() -> Registration:
     found = Registration.learn([shrunk(part(rng, *thrown(rng))) for _ in range(24)])
     assert found is not None
     return found
+
+
+def samples(folder: Path) -> list[Sample]:
+    return [Sample(path, "train", "normal") for path in sorted(folder.iterdir())]
+
+
+def blank_one(sample: Sample) -> None:
+    """An empty tray in the place of a photo."""
+    tray = np.full((SIDE, SIDE, 3), 80, np.uint8)
+    cv2.imwrite(str(sample.path), tray + np.random.default_rng(18).integers(0, 5, tray.shape, np.uint8))
 
 
 def hole_on_photo(angle: float, shift: tuple[float, float]) -> np.ndarray:
@@ -218,19 +229,20 @@ def test_arrays_are_what_it_is_restored_from(known: Registration) -> None:
 
 @pytest.fixture(scope="module")
 def thrown_product(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty-five good photos of the part at any angle, among them an empty tray."""
+    """Forty-five good photos of the part at any angle."""
     root = tmp_path_factory.mktemp("thrown")
     rng = np.random.default_rng(10)
     for index in range(45):
-        photo = part(rng, *thrown(rng)) if index != 20 else np.full((SIDE, SIDE, 3), 80, np.uint8)
-        cv2.imwrite(str(root / f"{index:02}.png"), photo)
+        cv2.imwrite(str(root / f"{index:02}.png"), part(rng, *thrown(rng)))
     return root
 
 
 def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) -> None:
     told: list[str] = []
     config = RunConfig.load(None, ON_A_TRAY)
-    fitted = fit(thrown_product, tmp_path / "model", config, say=told.append)
+    photos = Path(shutil.copytree(thrown_product, tmp_path / "photos"))
+    blank_one(read_photos(config, samples(photos), Silent()).train[3])
+    fitted = fit(photos, tmp_path / "model", config, say=told.append)
     assert fitted.result.cut_out == "upright" and not fitted.result.any_angle
     assert any("turned upright" in sentence for sentence in told)
     assert any("left out" in sentence and "not found" in sentence for sentence in told)
@@ -276,13 +288,52 @@ def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) 
         assert np.array_equal(read.full_map(exported, photo), read.full_map(plain, photo))
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_photos_without_the_product_are_never_learnt_from(
+    thrown_product: Path, tmp_path: Path, held_out: bool
+) -> None:
+    """One calibration photo without it, and the threshold would promise less than it says."""
+    config = RunConfig.load(None, ON_A_TRAY)
+    photos = Path(shutil.copytree(thrown_product, tmp_path / "photos"))
+    before = read_photos(config, samples(photos), Silent())
+    blank_one(blank := (before.held_out if held_out else before.train)[3])
+    read = read_photos(config, samples(photos), Silent())
+    if held_out:
+        assert read.geometry.cut is None and read.uncut is not None and not read.skipped
+        assert read.held_out == before.held_out
+    else:
+        assert read.geometry.upright and read.uncut is None
+        assert [*read.skipped.values()] == [f"{blank.path}: the product was not found on the photo"]
+        assert blank not in read.train and read.held_out == before.held_out
+    assert len(read.train) == len(read.train_photos)
+
+
+@pytest.mark.parametrize("lamp", [0.2, -0.2])
+def test_a_lamp_at_one_side_hides_no_product(known: Registration, lamp: float) -> None:
+    rng = np.random.default_rng(16)
+    ramp = (1 + lamp * np.linspace(-1, 1, SIDE))[None, :, None]
+    for _ in range(5):
+        photo = np.clip(part(rng, *thrown(rng)) * ramp, 0, 255).astype(np.uint8)
+        assert known.place(photo, (96, 192)).as_learnt
+
+
+def test_one_good_photo_with_something_beside_it_excuses_no_other() -> None:
+    rng = np.random.default_rng(17)
+    photos = [part(rng, *thrown(rng)) for _ in range(24)]
+    clean = Registration.learn([shrunk(photo) for photo in photos])
+    cv2.circle(photos[5], (25, 215), 7, (220, 220, 220), -1)
+    dirty = Registration.learn([shrunk(photo) for photo in photos])
+    assert clean is not None and dirty is not None
+    assert dirty.tray < clean.tray + 2
+    assert not dirty.place(photos[5], (96, 192)).alone
+
+
 @pytest.mark.parametrize(("setting", "cut"), [("data.cut_out=false", None), ("data.any_angle=false", Window)])
 def test_it_is_not_looked_for_where_the_configuration_says_so(
     thrown_product: Path, setting: str, cut: type | None
 ) -> None:
     config = RunConfig.load(None, [*QUICK, "data.any_angle=auto", "data.cut_out=true", setting])
-    samples = [Sample(path, "train", "normal") for path in sorted(thrown_product.iterdir())]
-    found = read_photos(config, samples, Silent()).geometry.cut
+    found = read_photos(config, samples(thrown_product), Silent()).geometry.cut
     assert found is None if cut is None else isinstance(found, cut)
 
 
@@ -307,12 +358,18 @@ def test_a_mask_is_cut_as_its_photo_is(thrown_product: Path, tmp_path: Path) -> 
     cv2.circle(mask, (x, y), 9, 255, -1)
     cv2.imwrite(str(tmp_path / "bad.png"), photo[:, :, ::-1])
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
-    good = [Sample(path, "train", "normal") for path in sorted(thrown_product.iterdir())]
+    good = samples(thrown_product)
     bad = Sample(tmp_path / "bad.png", "train", "anomalous", mask=tmp_path / "mask.png")
     config = RunConfig.load(
         None, [*QUICK, "data.any_angle=auto", "data.cut_out=true", "contrastive.supervised_weight=0.5"]
     )
     [(_, (working, where))] = read_photos(config, [*good, bad], Silent()).defects
+    beside = Sample(tmp_path / "bad.png", "train", "anomalous", mask=tmp_path / "beside.png")
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:5, :5] = 255
+    cv2.imwrite(str(tmp_path / "beside.png"), mask)
+    left_out = read_photos(config, [*good, beside], Silent())
+    assert not left_out.defects and "beside what is cut out" in left_out.skipped[str(beside.path)]
     red = working[:, :, 0].astype(int) - working[:, :, 1] > 100
     assert where.shape == working.shape[:2]
     assert (red & ~where).sum() == 0 and where.sum() < 2 * red.sum()

@@ -135,8 +135,28 @@ def test_region_rules_are_drawn_on_whole_photos(cut_model: Bundle) -> None:
     assert judged(RegionRules(everywhere)) == pytest.approx(scores.image_score)
     assert judged(RegionRules(without_spot)) < scores.image_score
     assert judged(RegionRules(smallest_area=20.0, photo_size=photo.shape[:2])) <= scores.image_score
-    with pytest.raises(ImageError, match=r"data\.cut_out=false"):
-        judged(RegionRules(nowhere))
+    for rules in (RegionRules(nowhere), RegionRules(smallest_area=photo[..., 0].size - 1.0)):
+        with pytest.raises(ImageError, match=r"data\.cut_out=false"):
+            judged(rules)
+
+
+def test_rules_fit_photos_of_any_size_of_their_shape() -> None:
+    thin = Window(0.45, 0.0, 0.55, 1.0, 1.0)
+    rules = RegionRules(np.ones((256, 320), bool))
+    for side in range(60, 400, 7):
+        size = (side, round(side * 320 / 256))
+        assert rules.score(np.ones((4, 20), np.float32), size, 0.01, thin) == 1.0
+    with pytest.raises(ImageError, match="400 x 400 px"):
+        rules.score(np.ones((4, 20), np.float32), (400, 400), 0.01, thin)
+
+
+def test_a_tray_that_is_never_plain_is_not_cut_off() -> None:
+    rng = np.random.default_rng(7)
+    photos = [plate(rng) for _ in range(24)]
+    for photo in photos:
+        row, column = int(rng.integers(10, 180)), int(rng.integers(10, 60))
+        cv2.circle(photo, (column, row), 6, (230, 230, 230), -1)
+    assert Window.learn([shrunk(photo) for photo in photos]) is None
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def command(
         f"one photo takes {made.milliseconds[made.runtime]:g} ms in {made.runtime}, "
         f"{made.milliseconds['torch']:g} ms in torch"
     )
+    if made.facts["photo"]["window"]:
+        say("programs of your own do not see what lies beside the product, as `anomaly inspect` does")
     if made.facts["region_rules"] or made.facts["upright"]:
         what = "region rules" if made.facts["region_rules"] else "photos turned upright"
         say(f"{what} are judged by `anomaly inspect` alone: programs of your own cannot use this export")

@@ -18,6 +18,15 @@ PLAIN = 0.2
 """Largest share of the border that may differ from its own colour, where it is to be a tray."""
 LEAST, MOST = 0.02, 0.96
 """Share of the photo that a product on a tray takes."""
+NEAREST = 0.7
+"""Share of the border that tells the colour of the tray."""
+USUAL = 0.8
+"""Share of the good photos beside whose product certainly nothing lies."""
+MOST_UNEVEN = 30.0
+"""Units of CIE Lab by which a tray may differ from its own colour."""
+FARTHER = 1.5
+"""The rest of a photo is the tray where it is farther from its colour than on good photos by less than this
+factor, or by less than what tells a product."""
 STEP = 10.0
 """Least difference to the tray, in units of CIE Lab."""
 
@@ -52,8 +61,40 @@ def from_tray(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
     size = max(1, round(scale * width)), max(1, round(scale * height))
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     lab = cv2.GaussianBlur(cv2.cvtColor(small, cv2.COLOR_RGB2LAB), (0, 0), 1.5)
-    tray = np.median(lab[_ring(lab.shape[:2])], axis=0)
-    return np.asarray(np.sqrt(np.square(lab - tray).sum(2)), np.float32)
+    return np.asarray(np.sqrt(np.square(lab - _tray(lab)).sum(2)), np.float32)
+
+
+def _tray(lab: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The colour of the tray at each pixel (h, w, 3): a plane through the border, for lamps stand at one
+    side, fitted again without what is farthest from it."""
+    height, width = lab.shape[:2]
+    down, right = np.mgrid[:height, :width].astype(np.float32) / max(height, width)
+    plane = np.stack([np.ones_like(down), down, right], axis=2)
+    ring = _ring((height, width))
+    where, colours = plane[ring].astype(np.float64), lab[ring].astype(np.float64)
+    near = np.ones(len(where), bool)
+    for _ in range(3):
+        found = np.linalg.lstsq(
+            np.einsum("ni,nj->ij", where[near], where[near]),
+            np.einsum("ni,nj->ij", where[near], colours[near]),
+            rcond=None,
+        )[0]
+        off = np.square(colours - where @ found).sum(1)
+        near = off <= np.quantile(off, NEAREST)
+    return np.asarray(np.einsum("hwi,ij->hwj", plane, found), np.float32)
+
+
+def usual_tray(beside: Sequence[float]) -> float | None:
+    """The most that good photos usually show beside the product, from what each shows at most: outliers, on
+    which something lies there, do not count. None where the tray is no plain one."""
+    usual = float(np.quantile(beside, USUAL))
+    kept = max(value for value in beside if value <= may_show(usual))
+    return kept if kept <= MOST_UNEVEN else None
+
+
+def may_show(tray: float) -> float:
+    """What a photo may show beside the product, where good ones show `tray` at most."""
+    return max(tray + STEP, FARTHER * tray)
 
 
 def _ring(size: tuple[int, int]) -> Mask:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.data.foreground import STEP, on_tray
+from anomaly.data.foreground import may_show, on_tray, usual_tray
 
 Photo = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -40,9 +40,6 @@ APART = 20
 """And is so many degrees away from it at least."""
 STEPS = 12
 """Of least squares, at most."""
-FARTHER = 1.5
-"""The rest of a photo is the tray where it is farther from its colour than on good photos by less than this
-factor, or by less than what tells a product."""
 FOUND = 0.6
 """Correlation of edges from which on the product is found."""
 MARGIN = 0.08
@@ -149,7 +146,8 @@ class Registration:
         if not (sure and distinct and turned):
             return None
         rest = [pattern._rest(outline, pose) for outline, (_, pose, _) in zip(outlines, found, strict=True)]
-        return replace(pattern, tray=max(rest))
+        tray = usual_tray(rest)
+        return None if tray is None else replace(pattern, tray=tray)
 
     def arrays(self) -> dict[str, Floats]:
         """What `restored` takes."""
@@ -179,7 +177,7 @@ class Registration:
             correlation, likely, _ = self._pose(outline)
             if found := correlation >= FOUND:
                 pose = likely
-                alone = self._rest(outline, pose) <= max(self.tray + STEP, FARTHER * self.tray)
+                alone = self._rest(outline, pose) <= may_show(self.tray)
         scale = np.array([photo.shape[1] / width, photo.shape[0] / height])
         to_photo = np.array([[scale[0], 0, (scale[0] - 1) / 2], [0, scale[1], (scale[1] - 1) / 2]])
         return Place(to_photo @ np.vstack([self._to_small(pose, size), [0, 0, 1]]), found, alone)

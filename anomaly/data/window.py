@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.data.foreground import STEP, from_tray, on_tray
-from anomaly.data.registration import FARTHER, FEWEST, MARGIN, ON_TRAY, Photo, Place, Size, shrunk
+from anomaly.data.foreground import from_tray, may_show, on_tray, usual_tray
+from anomaly.data.registration import FEWEST, MARGIN, ON_TRAY, Photo, Place, Size, shrunk
 
 SHOWN = 0.02
-"""The product reaches wherever more than this share of the good photos shows it."""
+"""The product reaches wherever more than this share of the good photos shows it, two of them at least."""
 LARGEST = 0.7
 """Share of the photo that a window takes at most: else hardly anything is cut off."""
 FLAT = 8.0
@@ -46,7 +46,7 @@ class Window:
         if len(on_a_tray) < max(FEWEST, ON_TRAY * len(photos)) or len({mask.shape for mask, _ in seen}) > 1:
             return None
         height, width = on_a_tray[0][0].shape
-        shown = np.mean([mask for mask, _ in on_a_tray], axis=0) > SHOWN
+        shown = np.mean([mask for mask, _ in on_a_tray], axis=0) > max(SHOWN, 1.5 / len(on_a_tray))
         rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
         more = round(MARGIN * max(np.ptp(rows), np.ptp(columns)))
         top, left = max(0, rows[0] - more), max(0, columns[0] - more)
@@ -57,7 +57,9 @@ class Window:
         rest[top:bottom, left:right] = False
         if _steepest(np.mean(photos, axis=0), rest) > FLAT:
             return None
-        tray = max(float(distance[rest].max()) for _, distance in on_a_tray)
+        tray = usual_tray([float(distance[rest].max()) for _, distance in on_a_tray])
+        if tray is None:
+            return None
         tall, wide = float(height), float(width)
         return cls(float(top) / tall, float(left) / wide, float(bottom) / tall, float(right) / wide, tray)
 
@@ -84,8 +86,7 @@ class Window:
         matrix = np.array([[right, 0, shift[0]], [0, down, shift[1]]])
         rest = from_tray(shrunk(photo))
         rest[self.slices(rest.shape)] = 0
-        alone = float(rest.max()) <= max(self.tray + STEP, FARTHER * self.tray)
-        return Place(matrix, True, alone)
+        return Place(matrix, True, float(rest.max()) <= may_show(self.tray))
 
 
 def _steepest(mean: NDArray[np.float64], rest: NDArray[np.bool_]) -> float:

@@ -17,7 +17,7 @@ from anomaly.bundle import Bundle
 from anomaly.errors import BundleError
 from anomaly.export.runtimes import FULL, PRECISIONS, runtime_name
 
-FORMAT = 2
+FORMAT = 3
 FACTS = "detector.json"
 EXPORTS = "exports"
 """Folder of a model that its exports lie in."""

@@ -29,7 +29,13 @@ Size = tuple[int, int]
 LEARNT = 120
 """Training photos from which is learnt what to cut out, at most."""
 LOST = 0.05
-"""Share of the good photos on which it may not be found alone; else whole photos are judged."""
+"""Share of the training photos on which it may not be found alone; else, and where it is not on one of the
+calibration photos, for which the threshold makes its promise, whole photos are judged."""
+NOT_ALONE = (
+    "the product lies on a plain tray, but was not found alone on it on some of the calibration photos, or "
+    "on more than one in twenty of the training photos: whole photos are judged"
+)
+"""Said where that is so."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,11 @@ class FitPhotos:
     sizes: dict[Sample, Size]
     """(H, W) of each good photo as it was taken."""
     skipped: dict[str, str]
-    """Path of every training photo that could not be read -> why."""
+    """Path of every training photo that was left out -> why."""
     white_level: float | None
     geometry: Geometry
+    uncut: str | None = None
+    """Why photos are judged whole although they might be cut."""
 
 
 def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:
@@ -83,21 +91,24 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
     def view(sample: Sample) -> View:
         return geometry.view(read(sample))
 
-    views = dict(zip(train, distributed.each(view, train, step("training photos", train)), strict=True))
-    views |= zip(
-        held_out, distributed.each(view, held_out, step("calibration photos", held_out)), strict=True
-    )
-    lost = {sample for sample, seen in views.items() if not (seen.place is None or seen.place.as_learnt)}
-    if lost:
-        if len(lost) > LOST * len(views):
-            return read_photos(config.of_whole_photos(), samples, progress)
-        others = read_photos(config, [sample for sample in samples if sample not in lost], progress)
-        why = {
-            str(sample.path): f"{one_line(sample.path)}: the product was not found alone on its tray"
-            for sample in lost
-        }
-        return replace(others, skipped={**others.skipped, **why})
-    train_photos, held_out_photos = ([views[sample].photo for sample in part] for part in (train, held_out))
+    def views(of: list[Sample], stage: str) -> list[View]:
+        return distributed.each(view, of, step(stage, of))
+
+    seen = views(train, "training photos")
+    why = {
+        sample: one.place.remark
+        for sample, one in zip(train, seen, strict=True)
+        if one.place is not None and not one.place.as_learnt
+    }
+    held_out_views = [] if len(why) > LOST * len(train) else views(held_out, "calibration photos")
+    if not held_out_views or any(one.place and not one.place.as_learnt for one in held_out_views):
+        del seen, held_out_views
+        whole = read_photos(config.of_whole_photos(), samples, progress)
+        return replace(whole, uncut=NOT_ALONE)
+    skipped |= {str(sample.path): f"{one_line(sample.path)}: {reason}" for sample, reason in why.items()}
+    kept = [(sample, one.photo) for sample, one in zip(train, seen, strict=True) if sample not in why]
+    train, train_photos = [sample for sample, _ in kept], [photo for _, photo in kept]
+    held_out_photos = [one.photo for one in held_out_views]
     defects = []
     for sample in defects_wanted(config, samples):
         try:
@@ -105,7 +116,11 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
         except ImageError as error:
             skipped[str(sample.path)] = str(error)
             continue
-        defects.append((sample, _defective(sample, photo, geometry)))
+        defective = _defective(sample, photo, geometry)
+        if defective is None:
+            skipped[str(sample.path)] = f"{one_line(sample.path)}: its defect lies beside what is cut out"
+        else:
+            defects.append((sample, defective))
     return FitPhotos(
         train, held_out, train_photos, held_out_photos, defects, sizes, skipped, white_level, geometry
     )
@@ -177,8 +192,8 @@ def _split(config: RunConfig, good: list[Sample]) -> tuple[list[Sample], list[Sa
     return train, held_out
 
 
-def _defective(sample: Sample, photo: Photo, geometry: Geometry) -> Defective:
-    """The working photo of a real defect and its mask."""
+def _defective(sample: Sample, photo: Photo, geometry: Geometry) -> Defective | None:
+    """The working photo of a real defect and its mask; None where nothing of the defect is cut out."""
     mask = defect_mask(sample, photo.shape[:2])
     if mask is None or not mask.any():
         raise DataError(
@@ -192,4 +207,6 @@ def _defective(sample: Sample, photo: Photo, geometry: Geometry) -> Defective:
         small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
     else:
         small = view.place.cut(np.dstack([mask.astype(np.uint8) * 255] * 3), size).max(2) > 0
+    if view.place is not None and not (view.place.found and small.any()):
+        return None
     return view.photo, small

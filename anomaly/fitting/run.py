@@ -99,12 +99,14 @@ def fit(
             result.seconds["total"] = round(time.monotonic() - start, 3)
             if result.skipped:
                 reason = next(iter(result.skipped.values()))
-                say(f"{len(result.skipped)} training photos could not be read and were left out: {reason}")
+                say(f"{len(result.skipped)} training photos were left out: {reason}")
             if result.any_angle:
                 say(
                     "the product lies at any angle: turned copies of the good photos are learnt from, and a "
                     "turned part is no anomaly (data.any_angle=false learns from the photos as they are)"
                 )
+            if result.uncut:
+                say(result.uncut)
             if result.cut_out != "no":
                 say(_cut_out(result.cut_out))
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})

@@ -43,13 +43,15 @@ class FitResult:
     calibration_scores: list[Scores]
     """In the order of `calibration`, each photo standardised by the others."""
     skipped: dict[str, str]
-    """Path of every training photo that could not be read -> why."""
+    """Path of every training photo that was left out -> why."""
     losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     calibration_sizes: list[tuple[int, int]] = field(default_factory=list)
     """(H, W) of each calibration photo."""
     defects: list[Sample] = field(default_factory=list)
     """Real defects that the encoder learnt from."""
+    uncut: str | None = None
+    """Why photos are judged whole although they might be cut, in a sentence."""
     any_angle: bool = False
     """Whether the product lies at any angle and is not looked for: memory banks hold turned copies."""
 
@@ -136,6 +138,7 @@ class Fit:
             self.seconds,
             [read.sizes[sample] for sample in read.held_out],
             [sample for sample, _ in read.defects],
+            read.uncut,
             any_angle,
         )
 

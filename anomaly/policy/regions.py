@@ -51,14 +51,20 @@ class RegionRules:
     def score(self, anomaly_map: Map, size: Size, top_share: float, window: Window | None = None) -> float:
         """Score of a map of patches (h, w) of a photo of `size`, or of a `window` of it; ImageError where the
         mask does not fit."""
-        if window is not None:
-            return self.cut(window).score(anomaly_map, window.cut_size(size), top_share)
-        inside = self.inside(anomaly_map.shape, size)
+        self._refuse_shape(size)
+        rules = self if window is None else self.cut(window)
+        size = size if window is None else window.cut_size(size)
+        inside = rules._covered(anomaly_map.shape)
         score = top_mean(anomaly_map[inside], top_share)
         if not self.smallest_area and self.smallest_mean is None:
             return score
-        height, width = self.photo_size or size
+        height, width = rules.photo_size or size
         cells = self.smallest_area * anomaly_map.size / (height * width)
+        if cells > inside.sum():
+            raise ImageError(
+                "the smallest_area of the region rules is larger than what is looked at of this photo, so "
+                "nothing could be found: lower it, or fit with data.cut_out=false"
+            )
         return min(score, region_level(anomaly_map, inside, cells, self.smallest_mean))
 
     def cut(self, window: Window) -> RegionRules:
@@ -75,14 +81,23 @@ class RegionRules:
     def inside(self, shape: Size, size: Size) -> Mask:
         """Where it is looked at, on a grid of `shape` over a photo of `size`: cells that are covered by
         half, or those covered the most where none is."""
+        self._refuse_shape(size)
+        return self._covered(shape)
+
+    def _refuse_shape(self, size: Size) -> None:
         if self.mask is None:
-            return np.ones(shape, dtype=bool)
+            return
         (height, width), (rows, cols) = size, self.mask.shape
         if abs(width * rows / (height * cols) - 1) > SAME_SHAPE:
             raise ImageError(
                 f"the photo is {width} x {height} px, the region rules were drawn for {cols} x {rows}: "
                 "give photos of that shape, or tune with rules drawn for these"
             )
+
+    def _covered(self, shape: Size) -> Mask:
+        """`inside`, whatever the shape of the photo."""
+        if self.mask is None:
+            return np.ones(shape, dtype=bool)
         covered = self.mask.astype(np.float32)
         shrinks = shape[0] * shape[1] < self.mask.size
         covered = cv2.resize(covered, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else 0)

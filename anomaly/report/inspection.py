@@ -13,6 +13,7 @@ import PIL.Image
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from anomaly.detector import LOST
 from anomaly.records import Decision, Verdict
 from anomaly.render import legend
 from anomaly.report import DASH, facts, number, render_page, visible
@@ -182,7 +183,7 @@ def _p_value_sentence(verdict: Verdict, calibration: NDArray[np.float64], versio
     if verdict.image_score is None or verdict.p_value is None:
         return ""
     if verdict.remark is not None:
-        return f"{verdict.remark.capitalize()}: that alone puts its score far above the threshold."
+        return f"{verdict.remark.capitalize()}: that alone adds {LOST:g} to its score."
     n, p = number(calibration.size), f"{verdict.p_value:.2g}"
     if None not in (verdict.version, version) and verdict.version != version:
         return f"Decided by version {verdict.version}: p = {p}."

@@ -15,7 +15,7 @@ from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.errors import DataError, ImageError
-from anomaly.fitting.photos import learn_cut
+from anomaly.fitting.photos import LOST, learn_cut
 from anomaly.models.training import Progress
 from anomaly.records import Sample
 
@@ -73,6 +73,12 @@ def prepare(
     geometry = Geometry.choose(
         sizes, config.image.image_size, learn_cut(config, read, sizes, photos.__getitem__)
     )
+    views = {sample: geometry.view(photo) for sample, photo in photos.items()}
+    found = {sample: view for sample, view in views.items() if view.place is None or view.place.as_learnt}
+    if len(found) < (1 - LOST) * len(views):
+        geometry = Geometry.choose(sizes, config.image.image_size)
+        found = {sample: geometry.view(photo) for sample, photo in photos.items()}
+    del views
     if geometry.upright:
         config = config.model_copy(update={"data": config.data.model_copy(update={"any_angle": False})})
     config = config.of_whole_photos()
@@ -80,14 +86,14 @@ def prepare(
 
     def stored(sample: Sample, index: int) -> Sample:
         path = folder / f"{index:05d}.png"
-        cv2.imwrite(str(path), geometry.working(photos[sample])[:, :, ::-1])
+        cv2.imwrite(str(path), found[sample].photo[:, :, ::-1])
         return replace(sample, path=path)
 
-    number = {sample: index for index, sample in enumerate(photos)}
+    number = {sample: index for index, sample in enumerate(found)}
     image = config.image.model_copy(update={"image_size": geometry.image_size})
     return Prepared(
-        tuple(stored(sample, number[sample]) for sample in train if sample in photos),
-        tuple(stored(sample, number[sample]) for sample in held_out if sample in photos),
+        tuple(stored(sample, number[sample]) for sample in train if sample in found),
+        tuple(stored(sample, number[sample]) for sample in held_out if sample in found),
         config.model_copy(update={"image": image}),
         geometry,
     )
