@@ -20,7 +20,7 @@ from anomaly.detector import LOST, Scores, placed
 from anomaly.errors import ConfigError
 from anomaly.export.verify import BranchScorer
 from anomaly.fitting.photos import read_photos
-from anomaly.fitting.run import fit
+from anomaly.fitting.run import Fitted, fit
 from anomaly.inspection.stream import decide
 from anomaly.inspection.writer import UPRIGHT, model_facts
 from anomaly.models.training import Silent
@@ -237,12 +237,19 @@ def thrown_product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def upright(thrown_product: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fitted, list[str]]:
+    """A model of it, one of whose training photos shows an empty tray; and what its fit said."""
+    root = tmp_path_factory.mktemp("upright")
     told: list[str] = []
     config = RunConfig.load(None, ON_A_TRAY)
-    photos = Path(shutil.copytree(thrown_product, tmp_path / "photos"))
+    photos = Path(shutil.copytree(thrown_product, root / "photos"))
     blank_one(read_photos(config, samples(photos), Silent()).train[3])
-    fitted = fit(photos, tmp_path / "model", config, say=told.append)
+    return fit(photos, root / "model", config, say=told.append), told
+
+
+def test_a_fit_turns_photos_and_keeps_how(upright: tuple[Fitted, list[str]]) -> None:
+    fitted, told = upright
     assert fitted.result.cut_out == "upright" and not fitted.result.any_angle
     assert any("turned upright" in sentence for sentence in told)
     assert any("left out" in sentence and "not found" in sentence for sentence in told)
@@ -255,7 +262,7 @@ def test_a_fit_turns_photos_and_keeps_how(thrown_product: Path, tmp_path: Path) 
     bad = good.copy()
     x, y = hole_on_photo(angle, shift).round().astype(int).tolist()
     cv2.circle(bad, (x, y), 9, (190, 190, 190), -1)
-    read = read_bundle(tmp_path / "model").detector
+    read = read_bundle(fitted.bundle.path).detector
     here, there = fitted.bundle.detector.score(bad), read.score(bad)
     assert here.image_score == there.image_score and there.place is not None
     assert there.image_score > read.score(good).image_score
@@ -375,13 +382,12 @@ def test_a_mask_is_cut_as_its_photo_is(thrown_product: Path, tmp_path: Path) -> 
     assert (red & ~where).sum() == 0 and where.sum() < 2 * red.sum()
 
 
-def test_areas_drawn_on_photos_are_refused(thrown_product: Path, tmp_path: Path) -> None:
+def test_areas_drawn_on_photos_are_refused(upright: tuple[Fitted, list[str]]) -> None:
     from anomaly.policy.regions import RegionRules
     from anomaly.quality.thresholds import Rule
     from anomaly.tuning.tune import tune
     from anomaly.tuning.tuned import Asked
 
-    config = RunConfig.load(None, ON_A_TRAY)
-    bundle = fit(thrown_product, tmp_path / "model", config).bundle
+    bundle = upright[0].bundle
     with pytest.raises(ConfigError, match=r"data\.cut_out=false"):
         tune(bundle, Asked(Rule(max_overkill=0.1), RegionRules(smallest_area=9)))
