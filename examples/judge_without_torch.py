@@ -32,15 +32,16 @@ class Model:
     def part(self, photo: np.ndarray) -> tuple[slice, slice]:
         """What is judged of the photo; `anomaly inspect` also sees what lies beside it on the tray."""
         top, left, bottom, right = self.facts["photo"]["window"] or (0, 0, 1, 1)
-        rows = slice(round(top * photo.shape[0]), round(bottom * photo.shape[0]))
-        return rows, slice(round(left * photo.shape[1]), round(right * photo.shape[1]))
+        shares = zip((top, left), (bottom, right), photo.shape, strict=False)
+        ends = [(min(side - 1, round(low * side)), round(high * side)) for low, high, side in shares]
+        rows, columns = (slice(first, max(first + 1, end)) for first, end in ends)
+        return rows, columns
 
     def working(self, photo: np.ndarray) -> np.ndarray:
         """The photo (H, W, 3) at the size that it is judged at: the aspect ratio kept, sides rounded."""
         how = self.facts["photo"]
-        scale = how["factor"] or how["image_size"] / max(photo.shape[:2])
-        rows, columns = (max(1, round(scale * side / how["multiple"])) for side in photo.shape[:2])
-        height, width = rows * how["multiple"], columns * how["multiple"]
+        scale, unit = how["factor"] or how["image_size"] / max(photo.shape[:2]), how["multiple"]
+        height, width = (max(1, round(scale * side / unit)) * unit for side in photo.shape[:2])
         if max(height, width) > how["largest_side"]:
             raise ValueError(f"{width} x {height} px are more than the graph takes ({how['largest_side']})")
         method = cv2.INTER_AREA if height * width < photo[..., 0].size else cv2.INTER_LINEAR
@@ -69,11 +70,11 @@ class Model:
         review = self.facts["review_threshold"] or threshold
         decision = "anomalous" if not score <= threshold else "review" if score > review else "normal"
         p_value = (1 + int((self.calibration >= score).sum())) / (1 + len(self.calibration))
-        verdict = {"path": path, "decision": decision, "image_score": score, "p_value": p_value}
+        verdict = {"path": path, "decision": decision, "image_score": score, "threshold": threshold}
         whole = np.full(photo.shape[:2], maps.min())
         part = whole[self.part(photo)]
         part[:] = cv2.resize(maps[0], part.shape[::-1], interpolation=cv2.INTER_CUBIC)
-        return verdict, whole
+        return verdict | {"p_value": p_value}, whole
 
 
 def main() -> None:
@@ -83,14 +84,13 @@ def main() -> None:
     parser.add_argument("--heatmaps", type=Path)
     options = parser.parse_args()
     model, decisions = Model(options.export), set()
-    if options.heatmaps:
-        options.heatmaps.mkdir(parents=True, exist_ok=True)
     for path in options.photos:
         verdict, anomaly_map = model.judge(path)
         decisions.add(verdict["decision"])
         sys.stdout.write(json.dumps(verdict) + "\n")
         if options.heatmaps and anomaly_map is not None:
-            shade = np.clip(anomaly_map / (2 * max(model.facts["threshold"], 1e-6)), 0, 1)
+            options.heatmaps.mkdir(parents=True, exist_ok=True)
+            shade = np.clip(anomaly_map / (2 * max(verdict["threshold"], 1e-6)), 0, 1)
             picture = cv2.applyColorMap((255 * shade).astype(np.uint8), cv2.COLORMAP_INFERNO)
             cv2.imwrite(str(options.heatmaps / f"{Path(path).stem}.png"), picture)
     sys.exit(3 if "error" in decisions else 10 if decisions - {"normal"} else 0)

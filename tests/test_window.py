@@ -118,6 +118,9 @@ def test_a_program_without_torch_judges_the_same_part(cut_model: Bundle, tmp_pat
         apart = np.abs(anomaly_map - detector.full_map(here, photo))
         assert detector.geometry.window is not None
         assert np.median(apart[detector.geometry.window.slices(apart.shape)]) < 0.1
+        assert verdict["threshold"] == detector.calibration.threshold
+    for size in ((1, 1), (2, 900), (96, 128)):
+        assert model.part(np.zeros((*size, 3), np.uint8)) == detector.geometry.window.slices(size)
 
 
 def test_region_rules_are_drawn_on_whole_photos(cut_model: Bundle) -> None:

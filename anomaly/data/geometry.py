@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly.data.images import with_long_side
 from anomaly.data.registration import Place, Registration
 from anomaly.data.window import Window
 
@@ -35,6 +36,11 @@ class View:
     """The working photo (H, W, 3), sides multiples of 32."""
     place: Place | None
     """Where what is judged lies on the photo, if that was cut out."""
+
+    @property
+    def remark(self) -> str | None:
+        """What is wrong with a photo that was cut; None where nothing is."""
+        return None if self.place is None else self.place.remark
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,4 @@ def _rounded(side: float) -> int:
 
 def small_picture(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 -> the same with a long side of SMALL."""
-    scale = SMALL / max(photo.shape[:2])
-    size = (max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0])))
-    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return with_long_side(photo, SMALL)

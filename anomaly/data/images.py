@@ -122,6 +122,15 @@ def find_images(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural(path.relative_to(root)))
 
 
+def with_long_side(photo: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 -> the same with a long side of `side` px; the photo itself where it has that."""
+    scale = side / max(photo.shape[:2])
+    size = (max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0])))
+    if size == photo.shape[1::-1]:
+        return photo
+    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 of the file's content, in hex. Raises ImageError for what is not a readable file."""
     with _naming(path):

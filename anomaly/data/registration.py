@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly.data.foreground import may_show, on_tray, usual_tray
+from anomaly.data.images import with_long_side
 
 Photo = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -303,11 +304,7 @@ class Registration:
 
 def shrunk(photo: Photo) -> Photo:
     """(H, W, 3) uint8 -> the same with a long side of SIDE."""
-    scale = SIDE / max(photo.shape[:2])
-    size = (max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0])))
-    if size == photo.shape[1::-1]:
-        return photo
-    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return with_long_side(photo, SIDE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ Size = tuple[int, int]
 
 LEARNT = 120
 """Training photos from which is learnt what to cut out, at most."""
-LOST = 0.05
+MOST_LOST = 0.05
 """Share of the training photos on which it may not be found alone; else, and where it is not on one of the
 calibration photos, for which the threshold makes its promise, whole photos are judged."""
 NOT_ALONE = (
@@ -95,13 +95,9 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
         return distributed.each(view, of, step(stage, of))
 
     seen = views(train, "training photos")
-    why = {
-        sample: one.place.remark
-        for sample, one in zip(train, seen, strict=True)
-        if one.place is not None and not one.place.as_learnt
-    }
-    held_out_views = [] if len(why) > LOST * len(train) else views(held_out, "calibration photos")
-    if not held_out_views or any(one.place and not one.place.as_learnt for one in held_out_views):
+    why = {sample: one.remark for sample, one in zip(train, seen, strict=True) if one.remark}
+    held_out_views = [] if len(why) > MOST_LOST * len(train) else views(held_out, "calibration photos")
+    if not held_out_views or any(one.remark for one in held_out_views):
         del seen, held_out_views
         whole = read_photos(config.of_whole_photos(), samples, progress)
         return replace(whole, uncut=NOT_ALONE)
@@ -204,9 +200,6 @@ def _defective(sample: Sample, photo: Photo, geometry: Geometry) -> Defective | 
     view = geometry.view(photo)
     size = view.photo.shape[:2]
     if view.place is None:
-        small = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
-    else:
-        small = view.place.cut(np.dstack([mask.astype(np.uint8) * 255] * 3), size).max(2) > 0
-    if view.place is not None and not (view.place.found and small.any()):
-        return None
-    return view.photo, small
+        return view.photo, cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
+    small = view.place.cut(np.dstack([mask.astype(np.uint8) * 255] * 3), size).max(2) > 0
+    return (view.photo, small) if view.place.found and small.any() else None

@@ -268,7 +268,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "augmentation_strength": config.contrastive.augmentation_strength,
         "embedding_size": config.contrastive.embedding_size,
         "branches": {name: f"{100 * weight:.0f} %" for name, weight in bundle.detector.weights.items()},
-        "training_photos": manifest.get("data", {}).get("n_train"),
+        "training_photos": data.get("n_train"),
         "at_any_angle": "yes" if bundle.detector.geometry.upright or data.get("any_angle") else "no",
         "judged": _judged(bundle.detector.geometry),
         "calibration_photos": len(bundle.calibration_photos),

@@ -15,7 +15,7 @@ from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image, white_level_of
 from anomaly.data.splits import split_calibration
 from anomaly.errors import DataError, ImageError
-from anomaly.fitting.photos import LOST, learn_cut
+from anomaly.fitting.photos import MOST_LOST, learn_cut
 from anomaly.models.training import Progress
 from anomaly.records import Sample
 
@@ -74,8 +74,8 @@ def prepare(
         sizes, config.image.image_size, learn_cut(config, read, sizes, photos.__getitem__)
     )
     views = {sample: geometry.view(photo) for sample, photo in photos.items()}
-    found = {sample: view for sample, view in views.items() if view.place is None or view.place.as_learnt}
-    if len(found) < (1 - LOST) * len(views):
+    found = {sample: view for sample, view in views.items() if view.remark is None}
+    if len(found) < (1 - MOST_LOST) * len(views):
         geometry = Geometry.choose(sizes, config.image.image_size)
         found = {sample: geometry.view(photo) for sample, photo in photos.items()}
     del views

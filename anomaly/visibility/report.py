@@ -11,7 +11,7 @@ from anomaly.bundle import Bundle
 from anomaly.data.foreground import foregrounds
 from anomaly.detector import Photo
 from anomaly.inspection.drawing import colour_ceiling
-from anomaly.inspection.writer import UPRIGHT, model_facts
+from anomaly.inspection.writer import model_facts
 from anomaly.render import jpeg_bytes, overlay, thumbnail
 from anomaly.report.charts import heat_table
 from anomaly.report.filed import Block, FiledReport, Pictures, Section, Table
@@ -98,7 +98,7 @@ def visibility_report(
     tried = remedies(measured, detector.config, detector.geometry.image_size)
     without = ", ".join(measured.without_effect)
     facts = model_facts(bundle)
-    turned = TURNED_UPRIGHT if facts["judged"] == UPRIGHT else TURNED
+    turned = TURNED_UPRIGHT if detector.geometry.upright else TURNED
     n = len(photos)
     warnings = [f"Only {n} photos: {'they have no' if n < FEWEST else 'wide'} intervals."] if n < FEW else []
     return FiledReport(
