@@ -253,7 +253,10 @@ def parse_section(section: type[S], fields: Any, prefix: str = "") -> S:
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
         where = f"{where}.{name}" if where and not where.endswith(".") else where + name
-        raise ConfigError(f"there is no field {where!r}: {nearest(name, inner.model_fields)}")
+        every = RunConfig().flat() if section is RunConfig else {}
+        elsewhere = [one for one in every if one.endswith(f".{name}")]
+        known = [prefix + one for one in elsewhere] if len(elsewhere) == 1 else inner.model_fields
+        raise ConfigError(f"there is no field {where!r}: {nearest(name, known)}")
     same = [one["msg"].lower() for one in problems if _field(section, one["loc"])[0] == path]
     said = " or ".join([same[0], *(text.removeprefix("input should be ") for text in same[1:])])
     raise ConfigError(f"{where or 'configuration'} = {first.get('input')!r}: {said}")

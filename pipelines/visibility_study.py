@@ -36,7 +36,7 @@ from pipelines.dials.page import report
 from pipelines.dials.sets import SETS, load, shown
 from pipelines.dials.twins import drawn
 
-GOOD, PROBED, MAGNITUDES = 60, 4, 3
+GOOD, PROBED, MAGNITUDES = 60, 8, 3
 CHEAP = (
     "tracking.enabled=false",
     "picture_steps=0",
@@ -108,7 +108,7 @@ class Cells:
         size = options.image_size or SETS[name].image_size
         config = RunConfig.load(None, [f"image.image_size={size}", *CHEAP, *options.overrides])
         folder = options.out / name
-        photos = prepare(samples, config, folder / "photos", GOOD, progress)
+        photos = prepare(samples, config, folder / "photos", GOOD, PROBED, progress)
         self.name = name
         self.test, self.catalogue = shown(samples, photos.geometry, folder / "test")
         self.held_out = photos.held_out
@@ -122,18 +122,7 @@ class Cells:
             options.seeds,
         )
         self.tasks = [
-            Task(
-                cell,
-                photos.config,
-                photos.train,
-                photos.held_out,
-                probes,
-                PROBED,
-                MAGNITUDES,
-                folder.resolve(),
-                diagnosed=False,
-            )
-            for cell in cells
+            Task(cell, photos, probes, MAGNITUDES, folder.resolve(), diagnosed=False) for cell in cells
         ]
 
     def real_scores(self, detector: Detector) -> dict[str, Any]:

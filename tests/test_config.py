@@ -65,6 +65,9 @@ def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
             "contrastive.embeding_size=3",
             "there is no field 'contrastive.embeding_size': did you mean 'embedding_size'",
         ),
+        ("image_size=3", "there is no field 'image_size': did you mean 'image.image_size'"),
+        ("image.target_fpr=0.1", "'image.target_fpr': did you mean 'calibration.target_fpr'"),
+        ("noise=0.1", "there is no field 'noise': known: scorers.reconstruction.noise"),
         (
             "contrastive.augmentation_strength=2",
             "contrastive.augmentation_strength = 2: input should be less than",

@@ -167,8 +167,24 @@ def test_pictures_that_differ_by_less_than_a_grey_level_are_not_one_picture(tmp_
 def test_a_strict_threshold_gets_the_photos_that_it_needs(product: Path, tmp_path: Path) -> None:
     good = [one for one in read_samples(product) if one.split == "train" and one.label == "normal"]
     config = RunConfig.load(None, [*QUICK, "calibration.target_fpr=0.05"])
-    kept = prepare(good, config, tmp_path, 20, Silent())
+    kept = prepare(good, config, tmp_path, 20, 8, Silent())
     assert len(kept.train) + len(kept.held_out) == 2 * 19 + 4
+
+
+def test_defects_are_drawn_on_photos_of_new_and_of_known_lots(product: Path, tmp_path: Path) -> None:
+    good = [one for one in read_samples(product) if one.split == "train" and one.label == "normal"]
+    lots = [replace(one, group=str(i // 6)) for i, one in enumerate(good)]
+    config = RunConfig.load(None, [*QUICK, "calibration.target_fpr=0.2"])
+    kept = prepare(lots, config, tmp_path / "lots", 36, 6, Silent())
+    trained, new = ({one.group for one in part} for part in (kept.train, kept.held_out))
+    assert not trained & new
+    assert [one.group in new for one in kept.probed] == [True] * 3 + [False] * 3
+    assert {one.group for one in kept.probed[3:]} <= trained and len({one.group for one in kept.probed}) > 2
+    assert not {one.path for one in kept.probed[3:]} & {one.path for one in (*kept.train, *kept.held_out)}
+    assert all(one.path.exists() for one in kept.probed)
+    without = prepare(good, config, tmp_path / "none", 36, 6, Silent())
+    assert set(without.probed) <= set(without.held_out)
+    assert len(kept.train) + 3 == len(without.train)
 
 
 def test_a_study_under_other_lots_is_another_study(product: Path, tmp_path: Path) -> None:

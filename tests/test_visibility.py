@@ -136,7 +136,7 @@ def test_the_command_reports_what_the_model_sees(
     capfd: pytest.CaptureFixture[str], model: Path, product: Path, tmp_path: Path
 ) -> None:
     arguments = ("probe", product, "--model", model, "--out", tmp_path / "out", "--photos", 3)
-    few = ("--probes", "spot,brighten", "--mm-per-pixel", 0.1)
+    few = ("--probes", "spot,brighten", "--px-per-mm", 10)
     code, stdout, stderr = run(capfd, *arguments, *few, "--json")
     assert code == 0, stderr
     found = json.loads(stdout)

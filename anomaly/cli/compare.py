@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from anomaly.cli.filing import track, typed_command
+from anomaly.cli.shares import share_option
 from anomaly.cli.terminal import TerminalProgress, result, say
 
 
@@ -16,7 +17,7 @@ def command(
     b: Annotated[Path, typer.Argument(help="Model B.")],
     labelled: Annotated[Path, typer.Argument(help="Labelled test photos: MVTec folder or CSV manifest.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for report.html and result.json.")],
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    confidence: Annotated[float, share_option("Of the intervals.")] = 0.95,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     track_: Annotated[bool, typer.Option("--track/--no-track", help="Log to both MLflow runs.")] = True,

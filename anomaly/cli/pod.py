@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from anomaly.cli.filing import track, typed_command
+from anomaly.cli.shares import share_option
 from anomaly.cli.terminal import TerminalProgress, result, say
 
 
@@ -30,7 +31,7 @@ def command(
     defects: Annotated[int, typer.Option(help="Drawn defects of each kind and contrast.")] = 60,
     px_per_mm: Annotated[float | None, typer.Option(help="Pixels on a millimetre, to give mm too.")] = None,
     link: Annotated[Literal["logit", "probit"], typer.Option(help="Shape of the curve.")] = "logit",
-    confidence: Annotated[float, typer.Option(help="Of each bound, one-sided.")] = 0.95,
+    confidence: Annotated[float, share_option("Of each bound, one-sided.")] = 0.95,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     track_: Annotated[bool, typer.Option("--track/--no-track", help="Log to the model's MLflow run.")] = True,

@@ -23,9 +23,7 @@ def command(
         str | None, typer.Option("--probes", metavar="A,B", help="Some of `anomaly components`; default all.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the places and shapes drawn.")] = 0,
-    mm_per_pixel: Annotated[
-        float | None, typer.Option("--mm-per-pixel", help="Sizes are told in mm as well.")
-    ] = None,
+    px_per_mm: Annotated[float | None, typer.Option(help="Pixels on a millimetre, to give mm too.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     track_: Annotated[
@@ -33,8 +31,8 @@ def command(
     ] = True,
 ) -> None:
     """Show which changes of the product a model sees and to which it is blind."""
+    from anomaly.appraisal.sizes import check_scale
     from anomaly.bundle import read_bundle
-    from anomaly.errors import ConfigError
     from anomaly.probes import chosen
     from anomaly.report.filed import claim_folder, file_report
     from anomaly.visibility.measure import FUSED, measure
@@ -42,10 +40,7 @@ def command(
     from anomaly.visibility.reading import magnitude, remedies
     from anomaly.visibility.report import figures, metrics, visibility_report
 
-    if mm_per_pixel is not None and not mm_per_pixel > 0:
-        raise ConfigError(
-            f"--mm-per-pixel is {mm_per_pixel:g}: give the width of a pixel on the product, in mm"
-        )
+    check_scale(px_per_mm)
     selected = chosen(None if probes is None else [name.strip() for name in probes.split(",")])
     bundle = read_bundle(model)
     claim_folder(out, overwrite=overwrite)
@@ -56,10 +51,10 @@ def command(
     with progress.running():
         measured = measure(bundle.detector, pictures, selected, seed=seed, progress=progress)
     report = visibility_report(
-        bundle, measured, pictures, names, seed=seed, mm_per_pixel=mm_per_pixel, left_out=left_out
+        bundle, measured, pictures, names, seed=seed, px_per_mm=px_per_mm, left_out=left_out
     )
     found = {
-        **figures(measured, mm_per_pixel),
+        **figures(measured, px_per_mm),
         "seed": seed,
         "model": str(model),
         "model_hash": bundle.model_hash,

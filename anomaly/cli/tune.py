@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from anomaly.cli.filing import track as in_run
+from anomaly.cli.shares import share_option
 from anomaly.cli.terminal import TerminalProgress, result, say, show
 from anomaly.errors import ConfigError
 
@@ -47,20 +48,7 @@ EPILOG = """Also: `anomaly tune plan` says how many photos a promise needs, `ano
 earlier version in force again, `anomaly audit verify` checks the log of all versions."""
 
 
-def share(text: str | float) -> float:
-    """ "1%" or "0.01" as a number in (0, 1)."""
-    number, sign, rest = str(text).replace(" ", "").partition("%")
-    try:
-        value = float(f"{number}e-2" if sign else number)
-    except ValueError:
-        value = -1.0
-    if rest or not 0 < value < 1:
-        raise ConfigError(f"a share is such as 1% or 0.01, above 0 and below 100%, got {text!r}")
-    return value
-
-
-Share = Annotated[float | None, typer.Option(parser=share, metavar="SHARE")]
-Confidence = Annotated[float, typer.Option(parser=share, metavar="SHARE", help="Of what is promised.")]
+Confidence = Annotated[float, share_option("Of what is promised.")]
 Model = Annotated[Path, typer.Option("--model", help="Folder made by `anomaly fit`.")]
 Why = Annotated[str, typer.Option("--why", help="Reason of the change, kept in the log.")]
 Who = Annotated[str | None, typer.Option("--who", help="Who signs; else the user of this computer.")]
@@ -75,23 +63,17 @@ def choose(
         Path | None,
         typer.Argument(help="Labelled test photos; without them the calibration photos of the fit count."),
     ] = None,
-    max_overkill: Annotated[
-        float | None, typer.Option(parser=share, metavar="SHARE", help="Of normal ones called anomalous.")
-    ] = None,
-    max_escape: Annotated[
-        float | None, typer.Option(parser=share, metavar="SHARE", help="Of anomalous ones that pass.")
-    ] = None,
+    max_overkill: Annotated[float | None, share_option("Of normal ones called anomalous.")] = None,
+    max_escape: Annotated[float | None, share_option("Of anomalous ones that pass.")] = None,
     zero_escapes: Annotated[
         bool, typer.Option("--zero-escapes", help="None of the anomalous photos at hand passes.")
     ] = False,
     escape_cost: Annotated[float | None, typer.Option(help="Cost of an escape, with the next two.")] = None,
     overkill_cost: Annotated[float | None, typer.Option(help="Cost of an overkill.")] = None,
-    defect_rate: Annotated[
-        float | None, typer.Option(parser=share, metavar="SHARE", help="Of parts that are defective.")
-    ] = None,
+    defect_rate: Annotated[float | None, share_option("Of parts that are defective.")] = None,
     review_share: Annotated[
         float | None,
-        typer.Option(parser=share, metavar="SHARE", help="Of normal ones that people may look at."),
+        share_option("Of normal ones that people may look at."),
     ] = None,
     confidence: Confidence = 0.95,
     observed: Annotated[
@@ -165,12 +147,8 @@ def choose(
 
 @app.command("plan")
 def plan(
-    max_overkill: Annotated[
-        float | None, typer.Option(parser=share, metavar="SHARE", help="To promise, of normal ones.")
-    ] = None,
-    max_escape: Annotated[
-        float | None, typer.Option(parser=share, metavar="SHARE", help="To promise, of anomalous ones.")
-    ] = None,
+    max_overkill: Annotated[float | None, share_option("To promise, of normal ones.")] = None,
+    max_escape: Annotated[float | None, share_option("To promise, of anomalous ones.")] = None,
     confidence: Confidence = 0.95,
     failures: Annotated[int, typer.Option(min=0, max=1000, help="Most failures that are planned for.")] = 5,
     json_: Json = False,

@@ -34,21 +34,12 @@ def choose_dials(
 
     What was found is kept in `folder` until the study is whole, so that a resumed fit goes on from there.
     """
-    photos = prepare(good, config, folder / "photos", GOOD_PHOTOS, progress)
+    photos = prepare(good, config, folder / "photos", GOOD_PHOTOS, PROBED, progress)
     now = Dials.of(config)
     strengths = sorted({*STRENGTHS, now.augmentation_strength})
     sizes = sorted({*SIZES, now.embedding_size})
     tasks = [
-        Task(
-            cell,
-            photos.config,
-            photos.train,
-            photos.held_out,
-            tuple(PROBES.names()),
-            PROBED,
-            MAGNITUDES,
-            folder,
-        )
+        Task(cell, photos, tuple(PROBES.names()), MAGNITUDES, folder)
         for cell in grid(config, strengths, sizes, [now.temperature], [now.supervised_weight], 1)
     ]
     results = list(run_all(tasks, 1, progress))

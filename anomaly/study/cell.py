@@ -40,7 +40,7 @@ def run_cell(
         found: dict[str, Any] = json.loads(task.result.read_text())
         return found
     start = time.monotonic()
-    config = task.cell.config(task.config)
+    config = task.cell.config(task.photos.config)
     work = task.folder / "work" / task.cell.name
     work.mkdir(parents=True, exist_ok=True)
     backbone, alike = build_backbone(config.backbone, seed=config.seed), None
@@ -64,8 +64,8 @@ def _fitted(
     if alike is not None and alike.exists() and not (work / ALIKE).exists():
         shutil.copyfile(alike, work / ALIKE)
     snapshots = Snapshots(work)
-    fit = Fit(task.cell.config(task.config), snapshots, progress, backbone=backbone)
-    result = fit.run(task.train)
+    fit = Fit(task.cell.config(task.photos.config), snapshots, progress, backbone=backbone)
+    result = fit.run(task.photos.train)
     if alike is not None and (work / ALIKE).exists():
         fresh = alike.with_name(f"{alike.name}.{os.getpid()}.new")
         shutil.copyfile(work / ALIKE, fresh)
@@ -75,11 +75,12 @@ def _fitted(
 
 def _found(task: Task, result: FitResult, snapshots: Snapshots, progress: Progress) -> dict[str, Any]:
     detector = result.detector
-    photos = [detector.read(sample.path) for sample in task.held_out]
-    held_out = np.array([detector.score(photo).image_score for photo in photos])
+    held_out = np.array(
+        [detector.score(detector.read(sample.path)).image_score for sample in task.photos.held_out]
+    )
     measured = measure(
         detector,
-        photos[: task.photos],
+        [detector.read(sample.path) for sample in task.photos.probed],
         chosen(task.probes),
         most_magnitudes=task.magnitudes,
         progress=progress,

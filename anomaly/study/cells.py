@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anomaly.config import RunConfig
 from anomaly.errors import ConfigError
-from anomaly.records import Sample
+
+if TYPE_CHECKING:
+    from anomaly.study.prepare import Prepared
 
 STEPS = 120
 """Training steps of a branch in a cell, at most; those of the contrastive encoder are not cut."""
@@ -90,12 +93,8 @@ class Task:
     """A cell, and all it needs; the photos lie in `folder` at their working size."""
 
     cell: Cell
-    config: RunConfig
-    train: tuple[Sample, ...]
-    held_out: tuple[Sample, ...]
+    photos: Prepared
     probes: tuple[str, ...]
-    photos: int
-    """Held-out photos that are probed; all are scored."""
     magnitudes: int
     folder: Path
     diagnosed: bool = True

@@ -101,7 +101,7 @@ def _regular(step: int) -> bool:
 
 def diagnose(detector: Detector, task: Task, snapshots: Snapshots) -> dict[str, Any]:
     """name -> {value, reading}; what these photos cannot tell is left out."""
-    photos = [detector.read(sample.path) for sample in task.held_out]
+    photos = [detector.read(sample.path) for sample in task.photos.held_out]
     strength = task.cell.dials.augmentation_strength
     first = [_whole(detector, photo) for photo in photos]
     patches = torch.cat([_embedding(detector, photo).flatten(1).T for photo in photos])
@@ -174,7 +174,9 @@ def _thumbnail(photo: Photo) -> Floats:
 
 def _collapse(detector: Detector, task: Task, snapshots: Snapshots) -> tuple[dict[int, float], float] | None:
     """Step of the contrastive training -> nearest-neighbour accuracy of the groups; and that of chance."""
-    known = [sample for sample in (*task.held_out, *task.train) if sample.group is not None][:MOST]
+    known = [sample for sample in (*task.photos.held_out, *task.photos.train) if sample.group is not None][
+        :MOST
+    ]
     groups = [str(sample.group) for sample in known]
     if len(set(groups)) < 2 or max(groups.count(group) for group in groups) < 2 or not snapshots.taken:
         return None

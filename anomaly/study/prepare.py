@@ -31,6 +31,10 @@ class Prepared:
 
     train: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
+    """Whole lots, where there are lots."""
+    probed: tuple[Sample, ...]
+    """Held-out photos that probes are drawn on: where there are lots, half of them are of lots that are
+    trained on, for a defect there must stand out of good photos of new lots as well."""
     config: RunConfig
     """At their size."""
     geometry: Geometry
@@ -38,12 +42,12 @@ class Prepared:
 
 
 def prepare(
-    samples: Sequence[Sample], config: RunConfig, folder: Path, most: int, progress: Progress
+    samples: Sequence[Sample], config: RunConfig, folder: Path, most: int, probed: int, progress: Progress
 ) -> Prepared:
     """The photos to train on and to hold out, written to `folder` at the working size.
 
-    At most `most` of the good photos are taken, evenly spread, or as many as the threshold needs. Raises
-    DataError where they are too few.
+    At most `most` of the good photos are taken, evenly spread, or as many as the threshold needs, and at most
+    `probed` of those that are held out are probed. Raises DataError where they are too few.
     """
     good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     needed = 2 * photos_needed(config.calibration)
@@ -53,13 +57,15 @@ def prepare(
             f"{len(good)}: add photos, or raise calibration.target_fpr"
         )
     most = max(most, needed + FEWEST)
-    good = [good[i] for i in np.unique(np.linspace(0, len(good) - 1, most).round().astype(int))]
+    good = _spread(good, most)
     share = min(SHARE, max(FEWEST, len(good) - needed) / len(good))
     train, held_out = split_calibration(good, share, seed=0)
+    known = _of_known_lots(train, min(probed // 2, len(train) - needed))
+    train = [sample for sample in train if sample not in known]
     limit = config.data.max_megapixels
     white = white_level_of([sample.path for sample in train], max_megapixels=limit)
-    photos, total = {}, len(train) + len(held_out)
-    for done, sample in enumerate((*train, *held_out), start=1):
+    photos, total = {}, len(train) + len(held_out) + len(known)
+    for done, sample in enumerate((*train, *held_out, *known), start=1):
         try:
             photos[sample] = read_image(sample.path, white_level=white, max_megapixels=limit)
         except ImageError:
@@ -90,10 +96,27 @@ def prepare(
         return replace(sample, path=path)
 
     number = {sample: index for index, sample in enumerate(found)}
+    kept = {sample: stored(sample, number[sample]) for sample in found}
+
+    def there(of: Sequence[Sample]) -> list[Sample]:
+        return [kept[sample] for sample in of if sample in kept]
+
+    new, known = there(held_out), there(known)
+    drawn_on = [*_spread(new, probed - len(known)), *known]
     image = config.image.model_copy(update={"image_size": geometry.image_size})
-    return Prepared(
-        tuple(stored(sample, number[sample]) for sample in train if sample in found),
-        tuple(stored(sample, number[sample]) for sample in held_out if sample in found),
-        config.model_copy(update={"image": image}),
-        geometry,
-    )
+    sized = config.model_copy(update={"image": image})
+    return Prepared(tuple(there(train)), tuple(new), tuple(drawn_on), sized, geometry)
+
+
+def _of_known_lots(train: Sequence[Sample], most: int) -> list[Sample]:
+    """`most` of the photos that might be trained on, evenly spread over their lots; none where there are no
+    lots."""
+    of_lots = sorted((sample for sample in train if sample.group), key=lambda sample: str(sample.group))
+    return _spread(of_lots, most) if len({sample.group for sample in of_lots}) > 1 else []
+
+
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """At most `most` of `samples`, evenly spread."""
+    if most < 1 or not samples:
+        return []
+    return [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))]

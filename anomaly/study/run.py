@@ -89,20 +89,8 @@ def study(
     say(f"{one_line(data)}: {describe(samples)}")
     claim_folder(out, overwrite=overwrite)
     note = _note(out, config, effort, probes, good, overwrite=overwrite)
-    prepared = prepare(good, config, out / "photos", effort.good_photos, progress)
-    tasks = [
-        Task(
-            cell,
-            prepared.config,
-            prepared.train,
-            prepared.held_out,
-            probes,
-            effort.probed,
-            effort.magnitudes,
-            out.resolve(),
-        )
-        for cell in cells
-    ]
+    prepared = prepare(good, config, out / "photos", effort.good_photos, effort.probed, progress)
+    tasks = [Task(cell, prepared, probes, effort.magnitudes, out.resolve()) for cell in cells]
     there = sum(task.result.exists() for task in tasks)
     if there:
         say(f"going on: {there} of {len(tasks)} cells are done")
@@ -127,7 +115,7 @@ def study(
     fixed = config.model_copy(update={"contrastive": best, "dials": "fixed"})
     text = yaml.safe_dump(fixed.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (out / CONFIG).write_text(f"# {choice.reason}\n{text}", encoding="utf-8")
-    photos = _photos(prepared.held_out[: effort.probed])
+    photos = _photos(prepared.probed)
     parent.metrics(
         {
             "suppression_index": choice.best.index,

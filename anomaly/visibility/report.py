@@ -33,7 +33,7 @@ FEW = 10
 """Photos below which the report warns."""
 
 
-def figures(measured: Measured, mm_per_pixel: float | None = None) -> dict[str, Any]:
+def figures(measured: Measured, px_per_mm: float | None = None) -> dict[str, Any]:
     """Everything measured, as JSON; sizes in mm as well where the width of a pixel is known."""
     return {
         "suppression_index": measured.index(),
@@ -50,8 +50,8 @@ def figures(measured: Measured, mm_per_pixel: float | None = None) -> dict[str, 
                 "contrast": graded.probe.contrast,
                 "magnitudes": graded.magnitudes,
                 **(
-                    {"magnitudes_mm": [mm_per_pixel * value for value in graded.magnitudes]}
-                    if mm_per_pixel and graded.probe.unit == "px"
+                    {"magnitudes_mm": [value / px_per_mm for value in graded.magnitudes]}
+                    if px_per_mm and graded.probe.unit == "px"
                     else {}
                 ),
                 "scorers": {
@@ -90,7 +90,7 @@ def visibility_report(
     names: Sequence[str],
     *,
     seed: int,
-    mm_per_pixel: float | None = None,
+    px_per_mm: float | None = None,
     left_out: Sequence[str] = (),
 ) -> FiledReport:
     """`names` are the photos' file names, `left_out` sentences on those that could not be read."""
@@ -142,10 +142,10 @@ def visibility_report(
         result=[
             *([Section("what to try", tried)] if tried else []),
             *(
-                Section(f"AUROC of the {_called(name)}", _grid(measured, name, mm_per_pixel))
+                Section(f"AUROC of the {_called(name)}", _grid(measured, name, px_per_mm))
                 for name in _order(measured)
             ),
-            Section("from which magnitude on a probe is seen", [_passing(measured, mm_per_pixel)]),
+            Section("from which magnitude on a probe is seen", [_passing(measured, px_per_mm)]),
             Section("examples", _examples(bundle, measured, photos, names, seed)),
         ],
         limits=[
@@ -174,10 +174,10 @@ def _order(measured: Measured) -> list[str]:
     return [FUSED, *(name for name in measured.scorers if name != FUSED)]
 
 
-def _grid(measured: Measured, scorer: str, mm_per_pixel: float | None) -> list[Block]:
+def _grid(measured: Measured, scorer: str, px_per_mm: float | None) -> list[Block]:
     most = max(len(graded.magnitudes) for graded in measured.graded)
     known = photos_of(measured) >= FEWEST
-    rows = [_row_name(graded, mm_per_pixel) for graded in measured.graded]
+    rows = [_row_name(graded, px_per_mm) for graded in measured.graded]
     under = [
         [_between(ends) if known else "" for ends in graded.seen[scorer].intervals]
         + [""] * (most - len(graded.magnitudes))
@@ -203,24 +203,24 @@ def _grid(measured: Measured, scorer: str, mm_per_pixel: float | None) -> list[B
     ]
 
 
-def _row_name(graded: Graded, mm_per_pixel: float | None) -> str:
+def _row_name(graded: Graded, px_per_mm: float | None) -> str:
     levels = ", ".join(f"{value:g}" for value in graded.magnitudes)
     contrast = f" at {graded.probe.contrast:g} grey levels" if graded.probe.contrast else ""
     mm = ""
-    if mm_per_pixel and graded.probe.unit == "px":
-        mm = f" ({', '.join(f'{mm_per_pixel * value:.3g}' for value in graded.magnitudes)} mm)"
+    if px_per_mm and graded.probe.unit == "px":
+        mm = f" ({', '.join(f'{value / px_per_mm:.3g}' for value in graded.magnitudes)} mm)"
     return f"{graded.probe.name.replace('_', ' ')}: {levels} {graded.probe.unit}{mm}{contrast}"
 
 
-def _passing(measured: Measured, mm_per_pixel: float | None) -> Table:
+def _passing(measured: Measured, px_per_mm: float | None) -> Table:
     order = _order(measured)
     rows = []
     for graded in measured.graded:
         row: list[str | float] = [graded.probe.name.replace("_", " ")]
         for name in order:
             text, at = magnitude(graded, name), graded.seen[name].passes_at
-            if mm_per_pixel and at is not None and graded.probe.unit == "px":
-                text += f" ({at * mm_per_pixel:.3g} mm)"
+            if px_per_mm and at is not None and graded.probe.unit == "px":
+                text += f" ({at / px_per_mm:.3g} mm)"
             row.append(text)
         seen = graded.seen[FUSED]
         known = photos_of(measured) >= FEWEST
