@@ -109,6 +109,22 @@ def test_there_are_never_too_many(count: int) -> None:
     assert np.ptp(np.bincount([index for index, _ in made], minlength=count)) <= 1
 
 
+@pytest.mark.parametrize("crops", [False, True])
+def test_crops_are_not_asked_for_nothing_has_its_place_in_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, crops: bool
+) -> None:
+    monkeypatch.setattr("anomaly.fitting.stages.lies_at_any_angle", lambda *_: True)
+    rng = np.random.default_rng(5)
+    (tmp_path / "good").mkdir()
+    for index in range(12):
+        high = 64 + 16 * (index % 3) if crops else 96
+        cv2.imwrite(str(tmp_path / "good" / f"{index:02}.png"), draw(rng)[:high])
+    settings = [*QUICK, "data.any_angle=auto", "calibration.target_fpr=0.3"]
+    fitted = fit(tmp_path / "good", tmp_path / "model", RunConfig.load(None, settings))
+    assert fitted.result.any_angle is not crops
+    assert fitted.bundle.detector.geometry.one_framing is not crops
+
+
 @pytest.mark.slow
 def test_a_part_that_lies_at_any_angle_is_no_anomaly(tmp_path: Path) -> None:
     def hook() -> np.ndarray:

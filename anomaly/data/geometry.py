@@ -81,6 +81,11 @@ class Geometry:
         return cls(_rounded(scale * long_side), None if one_framing else float(scale), cut)
 
     @property
+    def one_framing(self) -> bool:
+        """Whether all photos show the same frame; else they are crops, in which nothing has its place."""
+        return self.factor is None
+
+    @property
     def upright(self) -> bool:
         """Whether the product is looked for on each photo, and turned upright."""
         return isinstance(self.cut, Registration)

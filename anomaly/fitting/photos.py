@@ -129,7 +129,7 @@ def learn_cut(
     tray, photos are of one framing, and the configuration does not say otherwise."""
     if not config.data.cut_out or len(train) < FEWEST:
         return None
-    if Geometry.choose(sizes, config.image.image_size).factor is not None:
+    if not Geometry.choose(sizes, config.image.image_size).one_framing:
         return None
     spread = np.linspace(0, len(train) - 1, min(LEARNT, len(train))).round().astype(int)
     some = [train[i] for i in spread]

@@ -15,6 +15,7 @@ from torch import Tensor
 from anomaly import distributed
 from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
+from anomaly.data.geometry import Geometry
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
 from anomaly.fitting.photos import read_photos
 from anomaly.fitting.turning import lies_at_any_angle, turned_copies
@@ -91,7 +92,7 @@ class Fit:
         with self._timed("angles"):
             any_angle, with_copies = False, plain
             if not read.geometry.upright:
-                any_angle, with_copies = self._with_copies(encoder, plain)
+                any_angle, with_copies = self._with_copies(encoder, plain, read.geometry)
             if any_angle:
                 self.config = config = config.at_any_angle()
         scorers = self._scorers(encoder, plain, with_copies)
@@ -182,13 +183,13 @@ class Fit:
         return encoder.eval(), features
 
     def _with_copies(
-        self, encoder: Encoder, plain: list[tuple[Photo, Raw]]
+        self, encoder: Encoder, plain: list[tuple[Photo, Raw]], geometry: Geometry
     ) -> tuple[bool, list[tuple[Photo, Raw]]]:
         """Whether the product lies at any angle; the photos with their raw features, each followed by its
         turned copies if it does."""
         any_angle = self.config.data.any_angle
         if any_angle == "auto":
-            any_angle = lies_at_any_angle(encoder, plain, self.progress)
+            any_angle = geometry.one_framing and lies_at_any_angle(encoder, plain, self.progress)
         if not any_angle:
             return False, plain
         encoder.give(_inputs(self.config.at_any_angle()))
