@@ -19,6 +19,7 @@ from anomaly.metrics import aupro, auroc_interval, image_ap, image_auroc, image_
 from anomaly.models.training import Progress, Silent
 from anomaly.quality.intervals import clopper_pearson
 from anomaly.quality.likeness import exceedance_p_value
+from anomaly.quality.shapes import Shapes
 from anomaly.records import Sample
 
 PIXEL_SIDE = 1024
@@ -37,7 +38,8 @@ def evaluate(
     `score` None is the detector's own.
 
     `overkill_p_value` is the chance of so many false alarms, or more, were the normal test photos like those
-    that the threshold rests on; of groups with a threshold of their own it says nothing.
+    that the threshold rests on; of groups with a threshold of their own it says nothing. `shapes` counts
+    those of another shape or size than the calibration photos.
 
     Raises DataError where there are none, or where one of them was trained on or calibrated with. A photo
     that cannot be read is left out and named under `unreadable`.
@@ -53,6 +55,7 @@ def evaluate(
     maps: list[Map] = []
     masks: list[NDArray[np.bool_]] = []
     unreadable: dict[str, str] = {}
+    shapes = Shapes(bundle.calibration_sizes)
     for done, sample in enumerate(test, start=1):
         try:
             photo = detector.read(sample.path)
@@ -67,6 +70,7 @@ def evaluate(
             unreadable[str(sample.path)] = str(error)
             continue
         scored.append((sample, scores))
+        shapes.add(photo.shape[:2])
         if mask is not None:
             small = _compared_size(mask.shape)
             maps.append(resize(detector.full_map(scores, photo), small))
@@ -113,6 +117,7 @@ def evaluate(
             name: image_auroc(np.array([scores.branch_scores[name] for _, scores in scored]), labels)
             for name in detector.scorers
         },
+        "shapes": {"unlike": shapes.unlike, "sentence": shapes.sentence},
         "unreadable": unreadable,
     }
 

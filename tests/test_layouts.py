@@ -1,5 +1,6 @@
 """From folders and manifests to samples: nothing guessed, nothing outside, no photo on two sides."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,15 @@ def test_mvtec_folder_takes_lots_from_its_manifest(mvtec: Path) -> None:
         read_samples(mvtec)
 
 
+def test_a_folder_of_test_photos_alone_is_read(mvtec: Path) -> None:
+    shutil.rmtree(mvtec / "train")
+    shutil.rmtree(mvtec / "validation")
+    (mvtec / "manifest.csv").unlink(missing_ok=True)
+    assert {one.split for one in read_samples(mvtec)} == {"test"}
+
+
 def test_layout_named_but_not_there(mvtec: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no folder train/good"):
+    with pytest.raises(DataError, match="has no folder train/good or test/good"):
         read_samples(tmp_path, "mvtec")
     with pytest.raises(DataError, match="not a file: give a CSV manifest"):
         read_samples(mvtec, "manifest")

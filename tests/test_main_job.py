@@ -277,3 +277,10 @@ def test_nothing_pretrained_is_needed(product: Path, tmp_path: Path) -> None:
     assert len(fitted.result.losses["backbone"]) == 4
     photo = fitted.bundle.detector.read(product / "test/spot/000.png")
     assert np.isfinite(fitted.bundle.detector.score(photo).image_score)
+
+
+def test_a_fit_on_test_photos_alone_is_refused_and_leaves_nothing(product: Path, tmp_path: Path) -> None:
+    shutil.copytree(product / "test", tmp_path / "data/test")
+    with pytest.raises(DataError, match=r"has no good training photos.*put some in train/good"):
+        fit(tmp_path / "data", tmp_path / "model", RunConfig.load(None, QUICK))
+    assert [one.name for one in tmp_path.iterdir()] == ["data"]

@@ -11,7 +11,7 @@ import pytest
 from conftest import draw_photo
 from test_commands import run
 
-from anomaly.inspection.shapes import Shapes
+from anomaly.quality.shapes import Shapes
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,15 @@ def test_an_inspection_says_how_many_are_unlike_also_when_it_was_resumed(
         assert told["sentence"] in (out / "report.html").read_text()
     sizes = [json.loads(line)["size"] for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert sizes == [[96, 128], [128, 128], [40, 52], [96, 128], None]
+
+
+def test_an_evaluation_says_so_too(capfd: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    for i, size in enumerate(((96, 128), (128, 128))):
+        (tmp_path / "test" / "good").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"test/good/{i}.png"), cv2.resize(draw_photo(rng), size[::-1]))
+    code, stdout, stderr = run(capfd, "evaluate", tmp_path, "--model", model, "--json", "--no-track")
+    assert code == 0, stderr
+    assert json.loads(stdout)["shapes"]["unlike"] == 1
+    code, _, stderr = run(capfd, "evaluate", tmp_path, "--model", model, "--no-track")
+    assert "1 of the 2 photos has another shape than the calibration photos (128 x 96 px)" in stderr

@@ -70,6 +70,8 @@ def command(
             f"alarms come with p = {metrics['overkill_p_value']:.1g}. Its promise is not about such photos; "
             "fit on photos taken as these were, and where photos come in lots, give the lots as groups"
         )
+    if metrics["shapes"]["sentence"]:
+        say(metrics["shapes"]["sentence"])
     for path, reason in metrics["unreadable"].items():
         say(f"left out {path}: {reason}")
 

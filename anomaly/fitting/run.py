@@ -24,7 +24,7 @@ from anomaly.config import RunConfig
 from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
 from anomaly.data.registration import MARGIN
-from anomaly.errors import AnomalyError, ConfigError
+from anomaly.errors import AnomalyError, ConfigError, DataError
 from anomaly.fitting.photos import defects_wanted
 from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.drawing import colour_ceiling
@@ -77,6 +77,11 @@ def fit(
     samples = distributed.from_first(lambda: read_samples(data, layout))
     good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     say(f"{one_line(data)}: {describe(samples)}")
+    if not good:
+        raise DataError(
+            f"{one_line(data)} has no good training photos, and a fit learns from nothing else: put some in "
+            "train/good, give a folder of them, or a manifest with rows of split train and label normal"
+        )
     defects = defects_wanted(config, samples)
     if defects:
         say(f"the encoder learns from {len(defects)} defective training photos as well")

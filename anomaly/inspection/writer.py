@@ -29,10 +29,10 @@ from anomaly.inspection.drawing import Drawn, colour_ceiling, draw, expected_jpe
 from anomaly.inspection.gallery import Gallery
 from anomaly.inspection.identity import RUN, WORK, begun_run, earlier_run
 from anomaly.inspection.journal import JOURNAL, PARQUET, TABLE, Journal, read_journal, write_parquet
-from anomaly.inspection.shapes import Shapes, Size
 from anomaly.inspection.stream import Judged
 from anomaly.policy.policy import Policy
 from anomaly.quality.likeness import Likeness, likeness
+from anomaly.quality.shapes import Shapes
 from anomaly.records import Decision, Verdict
 from anomaly.report.inspection import inspection_report
 from anomaly.report.tally import Tally
@@ -100,7 +100,7 @@ class Writer:
         self.group = group
         self.advice = advice
         self._tally = Tally()
-        self._shapes = Shapes(_sizes(bundle))
+        self._shapes = Shapes(bundle.calibration_sizes)
         self._milliseconds = array("f")
         with self.writing():
             if not going_on:
@@ -248,12 +248,6 @@ def _taken(out: Path, run: dict[str, Any], there: str, resume: bool, advice: Adv
             f"an unfinished inspection lies in {out}: go on with --resume, or start afresh with --overwrite"
         )
     return f"{out} already holds {there}: {advice.other}"
-
-
-def _sizes(bundle: Bundle) -> list[Size]:
-    """(H, W) of the calibration photos, as they were taken."""
-    sizes = [tuple(row.get("size") or ()) for row in bundle.calibration_photos]
-    return [(size[0], size[1]) for size in sizes if len(size) == 2 and min(size) > 0]
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:

@@ -14,18 +14,20 @@ from anomaly.records import Sample
 
 @LAYOUTS.register("mvtec")
 class MVTec:
-    """A folder with train/good and, as known, validation/good, test/<type>, ground_truth/<type>.
+    """A folder with train/good or test/good and, as known, validation/good, test/<type>, ground_truth/<type>.
 
     A mask is `<stem>_mask.*` or `<stem>.*` under ground_truth/<type>. A manifest.csv with columns path and
     group in the folder tells the groups (lots) of photos.
     """
 
     def detects(self, path: Path) -> bool:
-        return (path / "train" / "good").is_dir()
+        return any((path / split / "good").is_dir() for split in ("train", "test"))
 
     def read(self, path: Path) -> list[Sample]:
         if not self.detects(path):
-            raise DataError(f"{one_line(path)} has no folder train/good: give one that has, or a flat folder")
+            raise DataError(
+                f"{one_line(path)} has no folder train/good or test/good: give one that has, or a flat folder"
+            )
         groups = _groups(path)
         masks: dict[Path, Path] = {}
         samples = []
