@@ -54,7 +54,8 @@ def test_audit_finds_what_was_done_to_the_log(
     page = tmp_path / "filed/audit.html"
     show = ("audit", "show", "--model", own_model)
     code, stdout, stderr = run(capfd, *show, "--report", page)
-    assert code == 0 and stdout.count("\n") == 4 and f"report: {page}" in stderr
+    assert code == 0 and stdout.count("\n") == 5 and f"report: {page}" in stderr
+    assert stdout.startswith("version 0  20") and "At most 5 % of normal photos" in stdout.splitlines()[0]
     text = page.read_text()
     hashes = [json.loads(line)["sha256"] for line in lines]
     assert all(one in text.replace("<wbr>", "") for one in hashes), "whole hashes can be looked up"

@@ -59,15 +59,24 @@ def show_log(
     report: Annotated[Path | None, typer.Option("--report", help="Page to write, to be filed.")] = None,
     json_: Json = False,
 ) -> None:
-    """List every version: when, by whom, why, from which threshold to which."""
+    """List every version: when, by whom, why, from which threshold to which; and what the fit promised."""
+    from anomaly.bundle import read_bundle
+
     versions = _versions(model)
     records = versions.records() if report is None else versions.verify()
     if report is not None:
         _file(report, model, versions.model_hash, records)
     own = versions.own(records)
+    bundle = read_bundle(model, late=True)
+    calibration, created = bundle.detector.calibration, bundle.manifest.get("created", "unknown")
     if json_:
-        result({"versions": records, **_in_force(own), "of_another_fit": len(records) - len(own)})
+        born = {
+            "time": created, "threshold": calibration.threshold, "promise": calibration.guarantee
+        }  # fmt: skip
+        state = {**_in_force(own), "of_another_fit": len(records) - len(own)}
+        result({"fit": born, "versions": records, **state})
         return
+    show(f"version 0  {created}  the fit: threshold {calibration.threshold:.6g}  {calibration.guarantee}")
     for record in records:
         show(_line(record) + ("" if record in own else "  of another fit, decides nothing"))
     _state(records, own)
