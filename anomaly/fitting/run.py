@@ -31,6 +31,7 @@ from anomaly.inspection.drawing import colour_ceiling
 from anomaly.lock import LOCK, sole_writer
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.policy.versions import Versions
+from anomaly.quality.outliers import LEVEL, highest_stands_out
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes
 from anomaly.report.charts import histogram
@@ -114,6 +115,8 @@ def fit(
                 say(result.uncut)
             if result.cut_out != "no":
                 say(_cut_out(result.cut_out))
+            if odd := _stands_out(result):
+                say(odd)
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
             rows, reference = _calibration_photos(result)
             maps = [scores.anomaly_map for scores in result.calibration_scores]
@@ -131,6 +134,21 @@ def fit(
             tracking.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     return Fitted(bundle, result, tracking)
+
+
+def _stands_out(result: FitResult) -> str | None:
+    """What is to be said of a calibration photo that scores far above the others."""
+    scores = np.array([one.image_score for one in result.calibration_scores])
+    p_value = highest_stands_out(scores)
+    if p_value is None or p_value >= LEVEL:
+        return None
+    *_, next_, highest = np.sort(scores)
+    photo = one_line(result.calibration[int(scores.argmax())].path)
+    return (
+        f"look at the calibration photo {photo}: it scores {highest:.3g}, the next one {next_:.3g} (Grubbs' "
+        f"test, p = {p_value:.1g}). If it is not good, take it out and fit again, for it makes the threshold "
+        "too high; if it is, its like will be rare, and more good photos let the threshold be lower"
+    )
 
 
 def _cut_out(how: str) -> str:
