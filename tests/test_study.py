@@ -263,7 +263,9 @@ def test_a_study_recommends_and_goes_on_where_it_stopped(
     written = yaml.safe_load(Path("s/config.yaml").read_text())
     assert written["contrastive"]["augmentation_strength"] == found["recommended"]["augmentation_strength"]
     assert RunConfig.load(Path("s/config.yaml")).contrastive.embedding_size == 8
-    assert "suppression index" in Path("s/report.html").read_text()
+    page = Path("s/report.html").read_text()
+    assert "suppression index" in page and "2, 1 of them of lots trained on" in page
+    assert page.count(">strength 0<") == page.count(">strength 0.6<") == 1 and ">8 dimensions<" in page
     assert not Path("s/shared").exists()
 
     from mlflow import MlflowClient

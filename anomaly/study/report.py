@@ -75,7 +75,9 @@ def study_report(studied: Studied, subject: str, data: str, config_path: str) ->
             {
                 "photos to fit and calibrate": studied.train,
                 "held-out photos": studied.held_out,
-                "of these probed": len(studied.photos),
+                "photos probed": f"{len(studied.photos)}, {studied.known} of them of lots trained on"
+                if studied.known
+                else f"{len(studied.photos)} of these",
                 "groups": studied.groups or "none known",
             },
         ],
@@ -208,9 +210,13 @@ def _lines(studied: Studied) -> list[Block]:
 
 
 def _probes(studied: Studied) -> Table:
-    """Visibility of each probe at the weakest and strongest augmentation, and at the recommended dials."""
-    strengths = sorted({found["augmentation_strength"] for found in studied.results})
+    """Visibility of each probe at either end of what the grid turned, and at the recommended dials."""
     best = studied.choice.best.dials
+    ends: dict[str, dict[str, float]] = {}
+    for dial, told in (("augmentation_strength", "strength {:g}#"), ("embedding_size", "{:g} dimensions#")):
+        values = sorted({found[dial] for found in studied.results})
+        if len(values) > 1:
+            ends |= {told.format(value): {dial: value} for value in (values[0], values[-1])}
 
     def mean(probe: str, chosen: Sequence[dict[str, Any]]) -> float | None:
         values = [found["visibility"][probe] for found in chosen if probe in found["visibility"]]
@@ -222,13 +228,12 @@ def _probes(studied: Studied) -> Table:
     rows = [
         [
             probe.replace("_", " "),
-            mean(probe, of(augmentation_strength=strengths[0])),
-            mean(probe, of(augmentation_strength=strengths[-1])),
+            *(mean(probe, of(**end)) for end in ends.values()),
             mean(probe, of(**asdict(best))),
         ]
         for probe in sorted({name for found in studied.results for name in found["visibility"]})
     ]
-    columns = ["probe", f"strength {strengths[0]:g}#", f"strength {strengths[-1]:g}#", "recommended#"]
+    columns = ["probe", *ends, "recommended#"]
     return Table(columns, rows, "Visibility in the fused score, mean over the other settings and seeds")
 
 

@@ -59,6 +59,8 @@ class Studied:
     """What was asked for, with the recommended dials."""
     photos: list[Photo]
     """The probed photos at their working size."""
+    known: int
+    """How many of them are of lots that were trained on."""
     train: int
     held_out: int
     groups: int
@@ -130,6 +132,7 @@ def study(
         choice,
         fixed,
         photos,
+        len(set(prepared.probed) - set(prepared.held_out)),
         len(prepared.train),
         len(prepared.held_out),
         len({sample.group for sample in good} - {None}),
