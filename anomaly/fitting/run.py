@@ -31,7 +31,7 @@ from anomaly.inspection.drawing import colour_ceiling
 from anomaly.lock import LOCK, sole_writer
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.policy.versions import Versions
-from anomaly.quality.outliers import LEVEL, highest_stands_out
+from anomaly.quality.outliers import standing_out
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes
 from anomaly.report.charts import histogram
@@ -115,8 +115,8 @@ def fit(
                 say(result.uncut)
             if result.cut_out != "no":
                 say(_cut_out(result.cut_out))
-            if odd := _stands_out(result):
-                say(odd)
+            for sentence in _to_look_at(result):
+                say(sentence)
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
             rows, reference = _calibration_photos(result)
             maps = [scores.anomaly_map for scores in result.calibration_scores]
@@ -136,19 +136,28 @@ def fit(
     return Fitted(bundle, result, tracking)
 
 
-def _stands_out(result: FitResult) -> str | None:
-    """What is to be said of a calibration photo that scores far above the others."""
-    scores = np.array([one.image_score for one in result.calibration_scores])
-    p_value = highest_stands_out(scores)
-    if p_value is None or p_value >= LEVEL:
-        return None
-    *_, next_, highest = np.sort(scores)
-    photo = one_line(result.calibration[int(scores.argmax())].path)
-    return (
-        f"look at the calibration photo {photo}: it scores {highest:.3g}, the next one {next_:.3g} (Grubbs' "
-        f"test, p = {p_value:.1g}). If it is not good, take it out and fit again, for it makes the threshold "
-        "too high; if it is, its like will be rare, and more good photos let the threshold be lower"
-    )
+def _to_look_at(result: FitResult) -> Iterator[str]:
+    """What is to be said of good photos that stand out of the others."""
+    again = "take such photos out and fit again"
+    if result.odd:
+        yield (
+            f"look at {_named(result.odd)}: of the training photos, and farther from the others than good "
+            f"ones lie from each other. A defect there would be learnt as good; {again}"
+        )
+    scores = [one.image_score for one in result.calibration_scores]
+    if found := standing_out(scores):
+        named = _named([result.calibration[i] for i in found])
+        rest = max(score for i, score in enumerate(scores) if i not in found)
+        yield (
+            f"look at {named}: of the calibration photos, and scored {scores[found[-1]]:.3g} or more, where "
+            f"the others reach {rest:.3g}. A defect there makes the threshold too high; {again}"
+        )
+
+
+def _named(samples: Sequence[Sample]) -> str:
+    """ "a.png and b.png" with their folders."""
+    *rest, last = [one_line(sample.path) for sample in samples]
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _cut_out(how: str) -> str:

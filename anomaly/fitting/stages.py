@@ -17,6 +17,7 @@ from anomaly.calibration import Calibration
 from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.detector import Detector, Photo, Scores, fuse, score_patches
+from anomaly.fitting.oddities import odd_photos
 from anomaly.fitting.photos import read_photos
 from anomaly.fitting.turning import lies_at_any_angle, turned_copies
 from anomaly.fitting.weighing import equal_weights, visibility_weights
@@ -55,6 +56,9 @@ class FitResult:
     """Why photos are judged whole although they might be cut, in a sentence."""
     any_angle: bool = False
     """Whether the product lies at any angle and is not looked for: memory banks hold turned copies."""
+
+    odd: list[Sample] = field(default_factory=list)
+    """Training photos that stand out of the others, the oddest first."""
 
     @property
     def cut_out(self) -> Literal["no", "window", "upright"]:
@@ -96,6 +100,8 @@ class Fit:
             if any_angle:
                 self.config = config = config.at_any_angle()
         scorers = self._scorers(encoder, plain, with_copies)
+        with self._timed("oddities"):
+            odd = self._odd(encoder, plain)
         del plain, with_copies
         with self._timed("picture"):
             picture = None
@@ -147,6 +153,7 @@ class Fit:
             [sample for sample, _ in read.defects],
             read.uncut,
             any_angle,
+            [read.train[i] for i in odd],
         )
 
     def _encoder(self, photos: list[Photo], defects: list[Defective]) -> tuple[Encoder, list[Raw]]:
@@ -204,6 +211,14 @@ class Fit:
         every = [*enumerate(plain)]
         every += [(index, (copy, raw)) for (index, copy), raw in zip(made, seen, strict=True)]
         return True, [one for _, one in sorted(every, key=lambda indexed: indexed[0])]
+
+    def _odd(self, encoder: Encoder, plain: list[tuple[Photo, Raw]]) -> list[int]:
+        """Which of the training photos stand out, where there are embeddings to tell."""
+        if "embedding" not in encoder.inputs:
+            return []
+        photos, features = [photo for photo, _ in plain], [raw for _, raw in plain]
+        maps = TrainingMaps(encoder, features, photos, "embedding")
+        return odd_photos(maps, self.config.fusion.top_share, self.config.seed)
 
     def _scorers(
         self,
