@@ -25,20 +25,20 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def coreset(patches: Floats, size: int, seed: int) -> NDArray[np.intp]:
-    """Indices, ascending, of at most `size` rows of `patches` (N, D): half of them random, half those that
-    the first half covers worst.
+def coreset(patches: Floats, size: int, seed: int) -> Floats:
+    """At most `size` rows of `patches` (N, D): half of them random, half those the first half covers worst.
 
     A cheap stand-in for greedy k-centre selection (Roth et al., PatchCore, CVPR 2022), whose cost grows
     with N times size.
     """
     if len(patches) <= size:
-        return np.arange(len(patches))
+        return patches
     order = np.random.default_rng(seed).permutation(len(patches))
     chosen, rest = order[: size - size // 2], order[size - size // 2 :]
     distance = MemoryBank.build(patches[chosen]).distance(patches[rest])
     worst = rest[np.argsort(-distance, kind="stable")[: size // 2]]
-    return np.sort(np.concatenate([chosen, worst]))
+    kept: Floats = patches[np.sort(np.concatenate([chosen, worst]))]
+    return kept
 
 
 class MemoryBank:

@@ -69,7 +69,7 @@ def test_a_bank_that_takes_photos_in_never_scores_a_patch_higher() -> None:
     scorer.fit(maps(6, 12, 20, seed=0), FitContext())
     held_out, new = maps(3, 12, 20, seed=1), maps(2, 12, 20, seed=2)
     before = [scorer.score(values) for values in (*held_out, *new)]
-    of_others = scorer.extend(held_out, [values.numpy() for values in before[:3]], [0, 1, 1])
+    scorer.extend(held_out)
     after = [scorer.score(values) for values in (*held_out, *new)]
     assert len(scorer.bank.patches) == pytest.approx(1500, abs=2)
     assert all((b <= a).all() for a, b in zip(before, after, strict=True))
@@ -77,27 +77,6 @@ def test_a_bank_that_takes_photos_in_never_scores_a_patch_higher() -> None:
     again = scorer_class(scorer.options)
     again.restore(scorer.state())
     assert torch.equal(again.score(new[0]), scorer.score(new[0]))
-    assert all((after[i].numpy() <= values).all() for i, values in enumerate(of_others))
-
-
-def test_a_calibration_photo_is_scored_as_if_those_of_other_lots_alone_were_taken_in() -> None:
-    scorer_class = SCORERS.get("embedding")
-    held_out = maps(3, 12, 20, seed=1)
-
-    def fitted() -> EmbeddingDistance:
-        scorer = scorer_class(scorer_class.Config())
-        scorer.fit(maps(6, 12, 20, seed=0), FitContext())
-        return scorer
-
-    before = [fitted().score(values).numpy() for values in held_out]
-    of_others = fitted().extend(held_out, before, [0, 1, 1])
-    for i, others in enumerate(([1, 2], [0], [0])):
-        apart = fitted()
-        apart.extend([held_out[j] for j in others], [before[j] for j in others], others)
-        np.testing.assert_allclose(of_others[i], apart.score(held_out[i]).numpy(), rtol=1e-5)
-    assert any((a < b).any() for a, b in zip(of_others, before, strict=True))
-    one_lot = fitted().extend(held_out, before, [4, 4, 4])
-    assert all((a == b).all() for a, b in zip(one_lot, before, strict=True))
 
 
 @pytest.mark.parametrize("options", [{"noise": 0.0}, {"masked": 0.5}, {"variational": 0.001}])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -382,3 +385,50 @@ def test_a_fit_chooses_its_dials_itself(
     assert contrastive.augmentation_strength == chosen["augmentation_strength"]
     assert np.isfinite(bundle.detector.calibration.threshold)
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_cells_on_a_ray_cluster_find_what_cells_in_turn_find(
+    product: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster is started beforehand, as a plant's would be, and stays."""
+    pytest.importorskip("ray", reason="pip install 'anomaly[ray]'")
+    here = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": here}
+    program = (
+        "import os, sys, time, ray\n"
+        "node = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
+        "print(node.address_info['gcs_address'], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as cluster:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        assert address
+        arguments = (
+            "--strengths", "0.1,0.6", "--sizes", "8", "--seeds", "1", "--photos", "2", "--magnitudes", "2",
+            "--probes", "spot,grain", "--workers", "1", "--json", *SMALL, "--set", "tracking.enabled=false",
+        )  # fmt: skip
+        found = []
+        for name, ray in (("one", {}), ("two", {"RAY_ADDRESS": address})):
+            done = subprocess.run(
+                [sys.executable, "-m", "anomaly", "study", product, "--out", tmp_path / name, *arguments],
+                env=environment | ray,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            assert ("on the Ray cluster" in done.stderr) == bool(ray)
+            found.append(json.loads(done.stdout)["cells"])
+        cluster.communicate("")
+    for alone, together in zip(*found, strict=True):
+        assert alone["cell"] == together["cell"]
+        assert alone["suppression_index"] == pytest.approx(together["suppression_index"], abs=1e-6)

@@ -32,7 +32,10 @@ def split_calibration(
         raise DataError(f"a split needs at least 2 good training photos, got {len(good)}: add photos")
     root = os.path.commonpath([sample.path.absolute().parent for sample in good])
     good.sort(key=lambda sample: os.path.relpath(sample.path.absolute(), root))
-    unit = units(good)
+    groups = [sample.group for sample in good]
+    if len(set(groups)) == 1:
+        groups = [None] * len(good)
+    unit = _units(groups, duplicates([sample.path for sample in good]))
     sizes = np.bincount(unit)
     if len(sizes) < 2:
         raise DataError(
@@ -45,14 +48,11 @@ def split_calibration(
     return train, calibration
 
 
-def units(samples: Sequence[Sample]) -> NDArray[np.int32]:
-    """Number of the unit that each photo belongs to; units are what may not be torn apart: the photos of a
-    group, and those of the same content. Where all photos are of one group, it ties none."""
-    groups = [sample.group for sample in samples]
+def _units(groups: Sequence[str | None], same_content: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    """Number of the unit that each photo belongs to; units are what may not be torn apart."""
     first: dict[str, int] = {}
     ties = [(first.setdefault(group, i), i) for i, group in enumerate(groups) if group is not None]
-    ties = ties if len(set(groups)) > 1 else []
-    ties += [(one[0], index) for one in duplicates([s.path for s in samples]) for index in one]
+    ties += [(indices[0], index) for indices in same_content for index in indices]
     n = len(groups)
     rows, cols = np.array(ties, dtype=int).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows)), (rows, cols)), shape=(n, n))

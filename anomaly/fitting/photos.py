@@ -16,7 +16,7 @@ from anomaly.data.geometry import Geometry, View
 from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
 from anomaly.data.masks import defect_mask
 from anomaly.data.registration import FEWEST, Registration, shrunk
-from anomaly.data.splits import split_calibration, units
+from anomaly.data.splits import split_calibration
 from anomaly.data.window import Window
 from anomaly.detector import Photo
 from anomaly.errors import CalibrationError, DataError, ImageError
@@ -45,8 +45,6 @@ class FitPhotos:
     train: list[Sample]
     held_out: list[Sample]
     """The calibration photos."""
-    held_out_units: list[int]
-    """A number for each, the same for those of one lot, or of the same content."""
     train_photos: list[Photo]
     """Working photos of `train`, in order."""
     held_out_photos: list[Photo]
@@ -119,9 +117,8 @@ def read_photos(config: RunConfig, samples: Sequence[Sample], progress: Progress
             skipped[str(sample.path)] = f"{one_line(sample.path)}: its defect lies beside what is cut out"
         else:
             defects.append((sample, defective))
-    apart = units([*train, *held_out])[len(train) :].tolist()
     return FitPhotos(
-        train, held_out, apart, train_photos, held_out_photos, defects, sizes, skipped, white_level, geometry
+        train, held_out, train_photos, held_out_photos, defects, sizes, skipped, white_level, geometry
     )
 
 

@@ -115,34 +115,28 @@ class Fit:
                 )
         with self._timed("calibration"):
             maps, raw = self._held_out_maps(encoder, scorers, held_out_photos)
-
-        groups = tuple(sorted({sample.group for sample in read.held_out if sample.group}))
-
-        def calibrated(weights: Mapping[str, float]) -> tuple[Detector, list[Scores]]:
-            """The detector that `maps` of the calibration photos give, and their scores."""
             by = "position" if config.fusion.standardise_by == "auto" else config.fusion.standardise_by
             statistics = {name: MapStatistics.of(values, by) for name, values in maps.items()}
             standard = {name: standardise_held_out(values, by) for name, values in maps.items()}
-            scores = [
-                fuse({name: of[i] for name, of in standard.items()}, weights, config.fusion.top_share)
-                for i in range(len(held_out_photos))
-            ]
-            threshold = Calibration.of(np.array([s.image_score for s in scores]), config.calibration)
-            threshold = replace(threshold, groups=groups)
+
+        def detector_with(weights: Mapping[str, float], calibration: Calibration) -> Detector:
+            policy = Policy.born(calibration)
             parts = (config, read.geometry, read.white_level, encoder, scorers, statistics)
-            return Detector(*parts, weights, threshold, picture, Policy.born(threshold)), scores
+            return Detector(*parts, weights, calibration, picture, policy)
 
         with self._timed("weighing"):
             weights = equal_weights(scorers)
             if config.fusion.weighting == "visibility":
-                weights = visibility_weights(calibrated(weights)[0], held_out_photos, self.progress)
+                _, alike = self._calibrated(standard, weights)
+                weights = visibility_weights(detector_with(weights, alike), held_out_photos, self.progress)
+        scores, threshold = self._calibrated(standard, weights)
+        groups = tuple(sorted({sample.group for sample in read.held_out if sample.group}))
+        threshold = replace(threshold, groups=groups)
         with self._timed("extending"):
-            for name, scorer in scorers.items():
-                taken_in = TrainingMaps(encoder, raw, held_out_photos, scorer.input)
-                maps[name] = scorer.extend(taken_in, maps[name], read.held_out_units)
-        detector, scores = calibrated(weights)
+            for scorer in scorers.values():
+                scorer.extend(TrainingMaps(encoder, raw, held_out_photos, scorer.input))
         return FitResult(
-            detector,
+            detector_with(weights, threshold),
             read.train,
             read.held_out,
             scores,
@@ -249,6 +243,15 @@ class Fit:
         found = distributed.each(scored, photos, self._step("calibration", photos))
         maps = {name: [scores[name] for scores, _ in found] for name in found[0][0]}
         return maps, [features for _, features in found]
+
+    def _calibrated(
+        self, standard: Mapping[str, list[Map]], weights: Mapping[str, float]
+    ) -> tuple[list[Scores], Calibration]:
+        """Held-out scores of the photos under `weights`, and the threshold that they give."""
+        share = self.config.fusion.top_share
+        photos = range(len(next(iter(standard.values()))))
+        scores = [fuse({name: maps[i] for name, maps in standard.items()}, weights, share) for i in photos]
+        return scores, Calibration.of(np.array([s.image_score for s in scores]), self.config.calibration)
 
     def _step(self, stage: str, items: Sequence[object]) -> Callable[[int], None]:
         """Tells the progress of `stage` how many of the items are done."""

@@ -19,7 +19,7 @@ FEWEST = 10
 """Known scores, and new ones, from which on they are compared."""
 HIGH, LOW = 2 / 3, 1 / 10
 """Shares of passed photos above the middle of the known ones that are worth a word. Low shares have to be
-lower still: a memory bank that took in calibration photos of one lot lets new photos score a little lower."""
+lower still: a memory bank that took the calibration photos in lets new photos score a little lower."""
 
 
 def exceedance_p_value(known: npt.ArrayLike, cut: float, n: int, above: int) -> float:

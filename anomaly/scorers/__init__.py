@@ -81,16 +81,13 @@ class Scorer(ABC, Generic[Options]):
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         """Learn from `maps`, one (C, h, w) for each normal photo, sizes may differ."""
 
-    def extend(self, maps: Sequence[Tensor], scores: Sequence[Map], units: Sequence[int]) -> list[Map]:
-        """Take in the calibration photos, `maps` as in `fit`, that had these patch `scores` (h, w).
+    def extend(self, maps: Sequence[Tensor]) -> None:
+        """Take in further normal photos, `maps` as in `fit`, that the threshold was calibrated with.
 
-        Returns the scores of each with those of all other `units` (lots; a number for each photo) taken in,
-        as a photo of a new lot will be scored with all of them: what the threshold is calibrated with. Only
-        what makes no patch score higher is allowed. Then the threshold keeps its promise: were the new photo
-        taken in too, as exchanging it for one of them asks for, their scores could only fall. Most scorers
-        learn nothing here.
+        Only what makes no patch score higher is allowed: then the calibrated threshold still keeps its
+        promise. Most scorers learn nothing here.
         """
-        return list(scores)
+        return None
 
     @abstractmethod
     def score(self, values: Tensor) -> Tensor:

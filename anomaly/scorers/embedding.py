@@ -14,7 +14,6 @@ from pydantic import Field
 
 from anomaly.config import Section
 from anomaly.expected import Expected
-from anomaly.maps import Map
 from anomaly.neighbours import Floats, MemoryBank, coreset
 from anomaly.repetition import own_distances
 from anomaly.scorers import SCORERS, FitContext, Input, Searching, State
@@ -60,36 +59,19 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
         size, seed = self.options.bank_size, context.seed
 
         def learnt() -> tuple[Expected, MemoryBank]:
-            patches = np.concatenate(photos)
-            bank = MemoryBank.build(patches[coreset(patches, size, seed)])
+            bank = MemoryBank.build(coreset(np.concatenate(photos), size, seed))
             return Expected.of_distances(photos, seed), bank
 
         self.expected, self.bank = distributed.from_first(learnt)
         self._seed, self._kept = seed, len(self.bank.patches) / sum(map(len, photos))
 
-    def extend(self, maps: Sequence[Tensor], scores: Sequence[Map], units: Sequence[int]) -> list[Map]:
-        from anomaly import distributed
-
-        photos = [_patches(values) for values in maps]
-        patches = np.concatenate(photos)
-        kept = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
-        owner = np.repeat(units, [len(photo) for photo in photos])[kept]
-        added = patches[kept]
-
-        def of_others(photo: int) -> Map:
-            bank = MemoryBank(added[owner != units[photo]], self.bank.centroids)
-            return np.minimum(scores[photo], self._search(bank, maps[photo].float().numpy()))
-
-        several = len(np.unique(owner)) > 1
-        found = distributed.each(of_others, range(len(photos))) if several else list(scores)
+    def extend(self, maps: Sequence[Tensor]) -> None:
+        patches = np.concatenate([_patches(values) for values in maps])
+        added = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
         self.bank = MemoryBank(np.concatenate([self.bank.patches, added]), self.bank.centroids)
-        return found
 
     def search(self, values: Floats) -> Floats:
-        return self._search(self.bank, values)
-
-    def _search(self, bank: MemoryBank, values: Floats) -> Floats:
-        distance = bank.distance(values.reshape(len(values), -1).T).reshape(values.shape[1:])
+        distance = self.bank.distance(values.reshape(len(values), -1).T).reshape(values.shape[1:])
         if not self.options.relative:
             return distance
         expected = self.expected.around(values)
