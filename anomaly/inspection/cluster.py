@@ -10,7 +10,6 @@ import itertools
 import logging
 import os
 import pickle
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +26,8 @@ from anomaly.inspection.engines import Work
 from anomaly.inspection.groups import Found
 from anomaly.inspection.scoring import Say
 from anomaly.inspection.stream import in_order
+from anomaly.ray_cluster import connect, import_ray
 
-INSTALL = "install it with: pip install 'anomaly[ray]'"
 TASK = 16
 """Photos that go to a worker at a time, at most."""
 SHARE = 4
@@ -37,31 +36,18 @@ DEATHS = 3
 """Workers that may die with one task before it is given up."""
 RESTARTS = 10
 """How often one worker is replaced in an inspection, whatever it died of."""
-ANSWER = 10.0
-"""Seconds that the cluster at RAY_ADDRESS is given to accept a connection. Ray itself waits for minutes."""
-STORE = 512 * 2**20
-"""Bytes of shared memory of a cluster on this machine: what waits to be recorded; more goes to the disk."""
 BLOCK = 32 * 2**20
 """Bytes that a worker holds back before it sends them."""
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
-"""Nothing is sent anywhere, and nothing written among our own sentences."""
 
 
 @contextmanager
 def open_cluster(workers: int | None, say: Say) -> Iterator[Cluster]:
     """The cluster at RAY_ADDRESS, or one on this machine that ends with the block; `workers` None is one for
     each of its cores. Raises ConfigError where Ray is missing, does not answer, or has fewer cores."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ConfigError(f"Ray is not installed: {INSTALL}") from None
+    import_ray()
+    import ray
+    import ray.data
+
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # its log file stays
             handler.setLevel(logging.CRITICAL + 1)
@@ -69,7 +55,7 @@ def open_cluster(workers: int | None, say: Say) -> Iterator[Cluster]:
     joined = ray.is_initialized()
     try:
         if not joined:
-            _connect(address, workers)
+            connect(address, workers)
         cores = int(ray.cluster_resources().get("CPU", 0))
         if (workers or 1) > cores:
             raise ConfigError(f"the Ray cluster has {cores} cores: give at most so many --workers")
@@ -78,34 +64,6 @@ def open_cluster(workers: int | None, say: Say) -> Iterator[Cluster]:
     finally:
         if not joined:
             ray.shutdown()
-
-
-def _connect(address: str | None, workers: int | None) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    try:
-        if address:
-            _knock(address)
-            ray.init(address=address, **quiet)
-            return
-        cores = workers or os.cpu_count() or 1
-        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE, **quiet)
-    except Exception as error:  # Ray raises many types here
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        cure = (
-            f"check RAY_ADDRESS ({address}) and that `ray status` answers there, with the Ray of this machine"
-            if address
-            else "look into the logs of /tmp/ray/session_latest"
-        )
-        raise ConfigError(f"the Ray cluster does not answer ({reason}): {cure}") from None
-
-
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at [ray://]host:port; other forms are left to Ray."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
 
 
 @dataclass(frozen=True)

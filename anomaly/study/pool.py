@@ -15,6 +15,7 @@ from typing import Any
 from anomaly.detector import use_threads
 from anomaly.errors import ConfigError
 from anomaly.models.training import Progress
+from anomaly.ray_cluster import connect, import_ray
 from anomaly.study.cell import run_cell
 from anomaly.study.cells import Task
 
@@ -118,11 +119,11 @@ def _in_processes(
 
 def _on_ray(tasks: Sequence[Task], progress: Progress, done: int, total: int) -> Iterator[Result]:
     """Each cell is a Ray task; the study's folder must lie where every node reads and writes it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import_ray()
     import ray
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+        connect(os.environ["RAY_ADDRESS"])
     remote = ray.remote(run_cell)
     waiting = [remote.remote(task) for task in tasks]
     try:
