@@ -9,17 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "anomaly"
 FLOORS = (
     ("errors", "records"),
-    (
-        "registry",
-        "late",
-        "lock",
-        "neighbours",
-        "expected",
-        "repetition",
-        "maps",
-        "distributed",
-        "ray_cluster",
-    ),
+    ("registry", "late", "lock", "neighbours", "expected", "repetition", "maps", "distributed"),
     ("metrics", "quality", "render", "ray_cluster"),
     ("config", "data", "probes"),
     ("models", "scorers", "calibration", "diagnostics"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,9 +110,12 @@ def prepare(
 
 
 def _of_known_lots(train: Sequence[Sample], most: int) -> list[Sample]:
-    """`most` of the photos that might be trained on, evenly spread over their lots; none where there are no
-    lots."""
-    of_lots = sorted((sample for sample in train if sample.group), key=lambda sample: str(sample.group))
+    """`most` of the photos that might be trained on, evenly spread over lots that keep some; none where there
+    are no lots."""
+    size = Counter(sample.group for sample in train)
+    of_lots = sorted(
+        (one for one in train if one.group and size[one.group] > 2), key=lambda one: str(one.group)
+    )
     return _spread(of_lots, most) if len({sample.group for sample in of_lots}) > 1 else []
 
 
