@@ -204,7 +204,8 @@ def test_what_cannot_be_drawn_is_refused_in_a_sentence(capfd, product, model, tm
     for data, options, code, sentence in (
         (good, ("--synthetic", "spott"), 2, "did you mean 'spot'?"),
         (good, ("--synthetic", "brighten"), 2, "has no size: choose from"),
-        (good, ("--confidence", "95"), 2, "confidence must lie between 0.5 and 1, got 95"),
+        (good, ("--confidence", "95"), 2, "a share is such as 1% or 0.01, above 0 and below 100%, got '95'"),
+        (good, ("--confidence", "40%"), 2, "confidence must lie between 0.5 and 1, got 0.4"),
         (good, ("--contrast", "9"), 2, "--contrast is for drawn defects"),
         (good, ("--synthetic", "spot", "--contrast", "-1"), 2, "give more than 0 grey levels"),
         (good, ("--synthetic", "spot", "--defects", "1"), 2, "show no curve"),

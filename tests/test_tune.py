@@ -180,7 +180,7 @@ def test_region_rules_are_tuned_applied_and_undone(
     policy = read_bundle(own_model).detector.policy
     assert policy.rules is None and policy.version == 2
     code, stdout, _ = run(capfd, "audit", "show", "--model", own_model)
-    assert [line.split()[:2] for line in stdout.splitlines()] == [["version", n] for n in "122"]
+    assert [line.split()[:2] for line in stdout.splitlines()] == [["version", n] for n in "0122"]
     assert stdout.endswith("version 2 is in force\n")
     page = read_bundle(own_model).versions.report(2).read_text()
     assert "Version 2 restores version 0" in page and "too blind" in page and "Signatures" in page
