@@ -68,20 +68,24 @@ def _tray(lab: NDArray[np.float32]) -> NDArray[np.float32]:
     """The colour of the tray at each pixel (h, w, 3): a plane through the border, for lamps stand at one
     side, fitted again without what is farthest from it."""
     height, width = lab.shape[:2]
-    down, right = np.mgrid[:height, :width].astype(np.float32) / max(height, width)
-    plane = np.stack([np.ones_like(down), down, right], axis=2)
+    down = np.broadcast_to(np.arange(height)[:, None] / max(height, width), (height, width))
+    right = np.broadcast_to(np.arange(width) / max(height, width), (height, width))
     ring = _ring((height, width))
-    where, colours = plane[ring].astype(np.float64), lab[ring].astype(np.float64)
-    near = np.ones(len(where), bool)
+    where = np.stack([np.ones(int(ring.sum())), down[ring], right[ring]])
+    colours = np.ascontiguousarray(lab[ring].T, np.float64)
+    near = np.ones(where.shape[1], bool)
     for _ in range(3):
-        found = np.linalg.lstsq(
-            np.einsum("ni,nj->ij", where[near], where[near]),
-            np.einsum("ni,nj->ij", where[near], colours[near]),
-            rcond=None,
-        )[0]
-        off = np.square(colours - where @ found).sum(1)
+        some = where[:, near]
+        found = np.linalg.lstsq(_products(some, some), _products(some, colours[:, near]), rcond=None)[0]
+        off = np.square(colours - found.T @ where).sum(0)
         near = off <= np.quantile(off, NEAREST)
-    return np.asarray(np.einsum("hwi,ij->hwj", plane, found), np.float32)
+    plane = found[0] + down[:, :, None] * found[1] + right[:, :, None] * found[2]
+    return np.asarray(plane, np.float32)
+
+
+def _products(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(I, N), (J, N) -> (I, J) sums over N; not by BLAS, whose order changes with the number of threads."""
+    return np.array([[np.einsum("n,n", one, other) for other in second] for one in first])
 
 
 def usual_tray(beside: Sequence[float]) -> float | None:
