@@ -87,12 +87,6 @@ class Bundle:
         return str(self.manifest["checksum"])
 
     @property
-    def calibration_sizes(self) -> list[tuple[int, int]]:
-        """(H, W) of the calibration photos, as they were taken."""
-        sizes = [tuple(row.get("size") or ()) for row in self.calibration_photos]
-        return [(size[0], size[1]) for size in sizes if len(size) == 2 and min(size) > 0]
-
-    @property
     def versions(self) -> Versions:
         return Versions(self.path, self.model_hash)
 

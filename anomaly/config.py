@@ -255,7 +255,7 @@ def parse_section(section: type[S], fields: Any, prefix: str = "") -> S:
         where = f"{where}.{name}" if where and not where.endswith(".") else where + name
         every = RunConfig().flat() if section is RunConfig else {}
         elsewhere = [one for one in every if one.endswith(f".{name}")]
-        known = [prefix + one for one in elsewhere] if len(elsewhere) == 1 else inner.model_fields
+        known = elsewhere if len(elsewhere) == 1 else inner.model_fields
         raise ConfigError(f"there is no field {where!r}: {nearest(name, known)}")
     same = [one["msg"].lower() for one in problems if _field(section, one["loc"])[0] == path]
     said = " or ".join([same[0], *(text.removeprefix("input should be ") for text in same[1:])])

@@ -55,7 +55,7 @@ def evaluate(
     maps: list[Map] = []
     masks: list[NDArray[np.bool_]] = []
     unreadable: dict[str, str] = {}
-    shapes = Shapes(bundle.calibration_sizes)
+    shapes = Shapes.of_photos(bundle.calibration_photos)
     for done, sample in enumerate(test, start=1):
         try:
             photo = detector.read(sample.path)

@@ -15,7 +15,7 @@ from anomaly.data.foreground import foreground
 from anomaly.data.geometry import Geometry, View
 from anomaly.data.images import fingerprint, one_line, read_image, white_level_of
 from anomaly.data.masks import defect_mask
-from anomaly.data.registration import FEWEST, Registration, shrunk
+from anomaly.data.registration import FEWEST, MARGIN, Registration, shrunk
 from anomaly.data.splits import split_calibration
 from anomaly.data.window import Window
 from anomaly.detector import Photo
@@ -143,6 +143,20 @@ def learn_cut(
         return at_any_angle or Window.learn(small)
 
     return distributed.from_first(learnt)
+
+
+def said_of_cut(how: str) -> str:
+    """What is done with photos of a product on a plain tray."""
+    done = (
+        "every photo is cut to it"
+        if how == "window"
+        else ("and at any angle: it is looked for, and every photo is turned upright and cut to it")
+    )
+    return (
+        f"the product lies on a plain tray{', so' if how == 'window' else ''} {done}; farther away than "
+        f"{100 * MARGIN:.0f} % of its length only what differs from the tray in colour is seen "
+        "(data.cut_out=false judges whole photos)"
+    )
 
 
 def _sizes(

@@ -23,15 +23,14 @@ from anomaly.bundle import MANIFEST, Bundle, read_bundle, read_manifest, write_b
 from anomaly.config import RunConfig
 from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
-from anomaly.data.registration import MARGIN
 from anomaly.errors import AnomalyError, ConfigError, DataError
-from anomaly.fitting.photos import defects_wanted
+from anomaly.fitting.oddities import to_look_at
+from anomaly.fitting.photos import defects_wanted, said_of_cut
 from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.drawing import colour_ceiling
 from anomaly.lock import LOCK, sole_writer
 from anomaly.models.training import Checkpoints, Progress, Silent, Together
 from anomaly.policy.versions import Versions
-from anomaly.quality.outliers import standing_out
 from anomaly.records import Sample
 from anomaly.render import overlay, png_bytes
 from anomaly.report.charts import histogram
@@ -114,8 +113,9 @@ def fit(
             if result.uncut:
                 say(result.uncut)
             if result.cut_out != "no":
-                say(_cut_out(result.cut_out))
-            for sentence in _to_look_at(result):
+                say(said_of_cut(result.cut_out))
+            scores = [one.image_score for one in result.calibration_scores]
+            for sentence in to_look_at(result.odd, result.calibration, scores):
                 say(sentence)
             facts = _facts(data, samples, result, tracking) | ({"dials": dials} if dials else {})
             rows, reference = _calibration_photos(result)
@@ -134,44 +134,6 @@ def fit(
             tracking.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
     return Fitted(bundle, result, tracking)
-
-
-def _to_look_at(result: FitResult) -> Iterator[str]:
-    """What is to be said of good photos that stand out of the others."""
-    again = "take such photos out and fit again"
-    if result.odd:
-        yield (
-            f"look at {_named(result.odd)}: of the training photos, and farther from the others than good "
-            f"ones lie from each other. A defect there would be learnt as good; {again}"
-        )
-    scores = [one.image_score for one in result.calibration_scores]
-    if found := standing_out(scores):
-        named = _named([result.calibration[i] for i in found])
-        rest = max(score for i, score in enumerate(scores) if i not in found)
-        yield (
-            f"look at {named}: of the calibration photos, and scored {scores[found[-1]]:.3g} or more, where "
-            f"the others reach {rest:.3g}. A defect there makes the threshold too high; {again}"
-        )
-
-
-def _named(samples: Sequence[Sample]) -> str:
-    """ "a.png and b.png" with their folders."""
-    *rest, last = [one_line(sample.path) for sample in samples]
-    return f"{', '.join(rest)} and {last}" if rest else last
-
-
-def _cut_out(how: str) -> str:
-    """What is done with photos of a product on a plain tray."""
-    done = (
-        "every photo is cut to it"
-        if how == "window"
-        else ("and at any angle: it is looked for, and every photo is turned upright and cut to it")
-    )
-    return (
-        f"the product lies on a plain tray{', so' if how == 'window' else ''} {done}; farther away than "
-        f"{100 * MARGIN:.0f} % of its length only what differs from the tray in colour is seen "
-        "(data.cut_out=false judges whole photos)"
-    )
 
 
 def _dials(

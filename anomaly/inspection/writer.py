@@ -100,7 +100,7 @@ class Writer:
         self.group = group
         self.advice = advice
         self._tally = Tally()
-        self._shapes = Shapes(bundle.calibration_sizes)
+        self._shapes = Shapes.of_photos(bundle.calibration_photos)
         self._milliseconds = array("f")
         with self.writing():
             if not going_on:

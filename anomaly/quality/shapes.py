@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 Size = tuple[int, int]
 """(H, W) in pixels."""
@@ -21,6 +22,12 @@ class Shapes:
         self._known = set(known)
         self._judged: dict[Size, bool] = {}
         self.unlike = self.photos = 0
+
+    @classmethod
+    def of_photos(cls, rows: Iterable[Mapping[str, Any]]) -> Shapes:
+        """From what a bundle says of each calibration photo; those without a size do not count."""
+        sizes = [tuple(row.get("size") or ()) for row in rows]
+        return cls((size[0], size[1]) for size in sizes if len(size) == 2 and min(size) > 0)
 
     def add(self, size: Size) -> None:
         self.photos += 1

@@ -55,7 +55,7 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
     def fit(self, maps: Sequence[Tensor], context: FitContext) -> None:
         from anomaly import distributed
 
-        photos = distributed.each(lambda photo: _patches(maps[photo]), range(len(maps)))
+        photos = distributed.each(lambda photo: patches_of(maps[photo]), range(len(maps)))
         size, seed = self.options.bank_size, context.seed
 
         def learnt() -> tuple[Expected, MemoryBank]:
@@ -66,7 +66,7 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
         self._seed, self._kept = seed, len(self.bank.patches) / sum(map(len, photos))
 
     def extend(self, maps: Sequence[Tensor]) -> None:
-        patches = np.concatenate([_patches(values) for values in maps])
+        patches = np.concatenate([patches_of(values) for values in maps])
         added = coreset(patches, max(1, round(self._kept * len(patches))), self._seed)
         self.bank = MemoryBank(np.concatenate([self.bank.patches, added]), self.bank.centroids)
 
@@ -101,7 +101,7 @@ class EmbeddingDistance(Searching[EmbeddingOptions]):
         self.bank = MemoryBank(patches, centroids)
 
 
-def _patches(values: Tensor) -> Floats:
+def patches_of(values: Tensor) -> Floats:
     """(D, h, w) -> (h * w, D)."""
     patches: Floats = values.flatten(1).T.float().numpy()
     return patches
