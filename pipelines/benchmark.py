@@ -30,6 +30,7 @@ from anomaly.data.layouts import read_samples
 from anomaly.evaluation import evaluate
 from anomaly.fitting.run import fit
 from anomaly.records import Sample
+from anomaly.spread import evenly
 from pipelines.speed.rates import forget_peak, peak_mb
 
 REAL = ("mvtec_bottle", "magnetic_tile", "kolektor_sdd", "bsdata")
@@ -92,8 +93,7 @@ def thinned(data: Path, most: int, scratch: Path) -> Path:
     training does not end with all of them."""
     samples = read_samples(data)
     good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
-    spread = np.linspace(0, len(good) - 1, min(most, len(good))).round().astype(int)
-    kept = [good[i] for i in spread] + [sample for sample in samples if sample.split == "test"]
+    kept = evenly(good, most) + [sample for sample in samples if sample.split == "test"]
     folder = Path(tempfile.mkdtemp(dir=scratch))
     with open(folder / "manifest.csv", "w", newline="") as file:
         rows = csv.writer(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "anomaly"
 FLOORS = (
-    ("errors", "records"),
+    ("errors", "records", "spread"),
     ("registry", "late", "lock", "neighbours", "expected", "repetition", "maps", "distributed"),
     ("metrics", "quality", "render", "ray_cluster"),
     ("config", "data", "probes"),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from anomaly.data.foreground import may_show, on_tray, usual_tray
 from anomaly.data.images import with_long_side
+from anomaly.spread import evenly
 
 Photo = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -348,7 +349,7 @@ def _first_pattern(outlines: Sequence[_Outline]) -> Registration:
     radius = AROUND * float(np.quantile([outline.reach for outline in outlines], 0.9))
     side = 2 * math.ceil(radius) + 1
     spectra = [_spectrum(one.edges, one.mask, one.middle, radius) for one in outlines]
-    some = np.linspace(0, len(outlines) - 1, min(16, len(outlines))).round().astype(int)
+    some = evenly(range(len(outlines)), 16)
     alike = [[_turns(spectra[i], spectra[j]).max() for j in some] for i in some]
     typical = spectra[some[int(np.sum(alike, axis=0).argmax())]]
     angles = [math.radians(int(_turns(one, typical).argmax()) * 360 / ANGLES) for one in spectra]

@@ -23,6 +23,7 @@ from anomaly.errors import CalibrationError, DataError, ImageError
 from anomaly.models.contrastive import Defective
 from anomaly.models.training import Progress
 from anomaly.records import Sample
+from anomaly.spread import evenly
 
 Size = tuple[int, int]
 
@@ -131,8 +132,7 @@ def learn_cut(
         return None
     if not Geometry.choose(sizes, config.image.image_size).one_framing:
         return None
-    spread = np.linspace(0, len(train) - 1, min(LEARNT, len(train))).round().astype(int)
-    some = [train[i] for i in spread]
+    some = evenly(train, LEARNT)
     few = some[:: len(some) // FEWEST]
     if not any(distributed.each(lambda sample: not foreground(shrunk(read(sample))).all(), few)):
         return None

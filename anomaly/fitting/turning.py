@@ -18,6 +18,7 @@ from anomaly.maps import top_mean
 from anomaly.models.encoder import Encoder, Raw
 from anomaly.models.training import Progress, Silent
 from anomaly.neighbours import Floats, MemoryBank
+from anomaly.spread import evenly
 
 ANSWERING, ASKING = 16, 12
 """Training photos that are turned, and others that are held against the copies, at most."""
@@ -51,7 +52,7 @@ def lies_at_any_angle(
     """
     if np.median([max(photo.shape[:2]) / min(photo.shape[:2]) for photo, _ in known]) > LONGEST:
         return False
-    places = np.linspace(0, len(known) - 1, min(len(known), 2 * ANSWERING + ASKING)).round().astype(int)
+    places = evenly(range(len(known)), 2 * ANSWERING + ASKING)
     if len(places) < 4:
         return False
     third = max(1, len(places) * ANSWERING // (2 * ANSWERING + ASKING))

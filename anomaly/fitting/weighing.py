@@ -14,6 +14,7 @@ from anomaly.errors import DataError
 from anomaly.models.training import Progress
 from anomaly.probes import Probe, drawn_defects
 from anomaly.scorers import Scorer
+from anomaly.spread import evenly
 from anomaly.visibility.measure import measure
 
 PHOTOS = 12
@@ -38,10 +39,9 @@ def visibility_weights(detector: Detector, photos: Sequence[Photo], progress: Pr
     equal = equal_weights(scorers)
     if len(scorers) < 2 or len(photos) < 2:
         return equal
-    spread = np.linspace(0, len(photos) - 1, min(PHOTOS, len(photos))).round().astype(int)
     as_they_are = replace(detector, geometry=Geometry(max(photos[0].shape[:2]), 1.0))
     try:
-        measured = measure(as_they_are, [photos[i] for i in spread], faint_defects(), progress=progress)
+        measured = measure(as_they_are, evenly(photos, PHOTOS), faint_defects(), progress=progress)
     except DataError:
         return equal
 

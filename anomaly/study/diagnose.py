@@ -38,6 +38,7 @@ from anomaly.errors import DataError
 from anomaly.models.training import Checkpoints
 from anomaly.probes import drawn_defects
 from anomaly.scorers.reconstruction import Reconstruction
+from anomaly.spread import evenly
 from anomaly.study.cells import Task
 from anomaly.visibility.measure import generator
 
@@ -185,7 +186,7 @@ def _collapse(detector: Detector, task: Task, snapshots: Snapshots) -> tuple[dic
     pooled = [encoder.projection.pool(one[None]) for one in features]
     final = {name: value.clone() for name, value in encoder.projection.state_dict().items()}
     steps = sorted(snapshots.taken)
-    wanted = sorted({steps[i] for i in np.linspace(0, len(steps) - 1, TIMES).round().astype(int)})
+    wanted = evenly(steps, TIMES)
     by_step = {}
     try:
         for step in wanted:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from anomaly.calibration import photos_needed
 from anomaly.config import RunConfig
@@ -19,6 +18,7 @@ from anomaly.errors import DataError, ImageError
 from anomaly.fitting.photos import MOST_LOST, learn_cut
 from anomaly.models.training import Progress
 from anomaly.records import Sample
+from anomaly.spread import evenly
 
 SHARE = 0.25
 """Of the good photos that is held out, whole groups where there are groups."""
@@ -58,7 +58,7 @@ def prepare(
             f"{len(good)}: add photos, or raise calibration.target_fpr"
         )
     most = max(most, needed + FEWEST)
-    good = _spread(good, most)
+    good = evenly(good, most)
     share = min(SHARE, max(FEWEST, len(good) - needed) / len(good))
     train, held_out = split_calibration(good, share, seed=0)
     known = _of_known_lots(train, min(probed // 2, len(train) - needed))
@@ -103,7 +103,7 @@ def prepare(
         return [kept[sample] for sample in of if sample in kept]
 
     new, known = there(held_out), there(known)
-    drawn_on = [*_spread(new, probed - len(known)), *known]
+    drawn_on = [*evenly(new, probed - len(known)), *known]
     image = config.image.model_copy(update={"image_size": geometry.image_size})
     sized = config.model_copy(update={"image": image})
     return Prepared(tuple(there(train)), tuple(new), tuple(drawn_on), sized, geometry)
@@ -116,11 +116,4 @@ def _of_known_lots(train: Sequence[Sample], most: int) -> list[Sample]:
     of_lots = sorted(
         (one for one in train if one.group and size[one.group] > 2), key=lambda one: str(one.group)
     )
-    return _spread(of_lots, most) if len({sample.group for sample in of_lots}) > 1 else []
-
-
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """At most `most` of `samples`, evenly spread."""
-    if most < 1 or not samples:
-        return []
-    return [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))]
+    return evenly(of_lots, most) if len({sample.group for sample in of_lots}) > 1 else []

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from anomaly.report import TIMES
 from anomaly.report.charts import LINE_TONES, Line, heat_table, line_chart
 from anomaly.report.filed import Block, FiledReport, Section, Table
+from anomaly.spread import evenly
 from anomaly.study.choice import Summary
 from anomaly.study.diagnose import reconstruction_reading
 from anomaly.study.run import Studied
@@ -197,9 +198,8 @@ def _lines(studied: Studied) -> list[Block]:
     sizes = sorted({one.dials.embedding_size for one in shown})
     if len({one.dials.augmentation_strength for one in shown}) < 2:
         return []
-    sizes = sorted({sizes[i] for i in np.linspace(0, len(sizes) - 1, len(LINE_TONES)).round().astype(int)})
     lines = []
-    for size in sizes:
+    for size in evenly(sizes, len(LINE_TONES)):
         row = [one for one in shown if one.dials.embedding_size == size]
         index, error = (np.array([getattr(one, part) for one in row]) for part in ("index", "error"))
         x = [one.dials.augmentation_strength for one in row]

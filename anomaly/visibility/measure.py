@@ -16,6 +16,7 @@ from anomaly.errors import DataError
 from anomaly.models.training import Progress, Silent
 from anomaly.probes import Probe
 from anomaly.probes.scene import Mask
+from anomaly.spread import evenly
 from anomaly.visibility.index import (
     Interval,
     Seen,
@@ -146,4 +147,4 @@ def generator(seed: int, probe: str, photo: int) -> np.random.Generator:
 def _some(levels: tuple[float, ...], most: int | None) -> tuple[float, ...]:
     if most is None or most >= len(levels):
         return levels
-    return tuple(levels[i] for i in np.linspace(0, len(levels) - 1, most).round().astype(int))
+    return tuple(evenly(levels, most))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from anomaly.bundle import Bundle
 from anomaly.data.images import one_line
 from anomaly.data.layouts import FALLBACK as FLAT
@@ -16,6 +14,7 @@ from anomaly.errors import DataError, ImageError
 from anomaly.evaluation import refuse_seen
 from anomaly.inspection.inputs import local_photos
 from anomaly.records import Sample
+from anomaly.spread import evenly
 
 
 def held_out(bundle: Bundle, inputs: Sequence[Path], count: int) -> tuple[list[Photo], list[str], list[str]]:
@@ -25,7 +24,7 @@ def held_out(bundle: Bundle, inputs: Sequence[Path], count: int) -> tuple[list[P
     DataError where the model was fitted on one of them, or where fewer than two can be read.
     """
     samples = [sample for path in inputs for sample in _normal(path)]
-    chosen = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, count).round().astype(int))]
+    chosen = evenly(samples, count)
     refuse_seen(bundle, chosen)
     photos, names, left_out = [], [], []
     for sample in chosen:

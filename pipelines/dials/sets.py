@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from anomaly.data.geometry import Geometry
 from anomaly.data.images import read_image
@@ -22,6 +21,7 @@ from anomaly.data.layouts import read_samples
 from anomaly.errors import DataError
 from anomaly.evaluation import defect_mask
 from anomaly.records import Sample
+from anomaly.spread import evenly
 from pipelines.dials.twins import Known, described
 
 NORMAL, DEFECTIVE = 40, 16
@@ -82,12 +82,12 @@ def shown(
     """
     test = [sample for sample in samples if sample.split == "test"]
     kinds = sorted({sample.defect_type or "" for sample in test if sample.label == "anomalous"})
-    chosen = _spread([sample for sample in test if sample.label == "normal"], NORMAL)
+    chosen = evenly([sample for sample in test if sample.label == "normal"], NORMAL)
     catalogue = dict[str, list[Known]]()
     for kind in kinds:
         of_kind = [one for one in test if one.defect_type == kind]
-        chosen += _spread(of_kind[::2], DEFECTIVE)
-        found = [_described(sample, geometry) for sample in _spread(of_kind[1::2], DEFECTIVE)]
+        chosen += evenly(of_kind[::2], DEFECTIVE)
+        found = [_described(sample, geometry) for sample in evenly(of_kind[1::2], DEFECTIVE)]
         catalogue[kind] = [one for one in found if one is not None]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -102,13 +102,6 @@ def _described(sample: Sample, geometry: Geometry) -> Known | None:
     photo = read_image(sample.path)
     mask = defect_mask(sample, photo.shape[:2])
     return None if mask is None else described(photo, mask, geometry.working(photo))
-
-
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """At most so many, evenly spread: always the same ones."""
-    if not samples:
-        return []
-    return [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))]
 
 
 def _place(pattern: str, path: Path) -> str | None:
