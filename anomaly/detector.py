@@ -84,8 +84,14 @@ class Detector:
         return self.policy.score(scores.image_score, scores.anomaly_map, size, share, self.geometry.window)
 
     def full_map(self, scores: Scores, photo: Photo) -> Map:
-        """The anomaly map at the photo's own size (H, W)."""
-        return self.geometry.to_photo(scores.anomaly_map, photo.shape[:2], scores.place)
+        """The anomaly map at the photo's own size (H, W). What lies beside the product has the photo's score;
+        the product, on such a photo, what it would have without."""
+        size, place = photo.shape[:2], scores.place
+        found = self.geometry.to_photo(scores.anomaly_map, size, place)
+        if place is None or not place.found or place.beside is None:
+            return found
+        beside = cv2.resize(place.beside.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+        return np.where(beside, np.float32(scores.image_score), found - np.float32(LOST))
 
     def expected(self, photo: Photo) -> Photo | None:
         """What the pixel autoencoder expected to see, at a small size, in its place on the photo; None where

@@ -196,8 +196,10 @@ def test_something_beside_the_product_does_not_pass(known: Registration, grey: i
     clean = geometry.view(photo).place
     cv2.circle(photo, (25, 215), 5, (grey, grey, grey), -1)
     place = geometry.view(photo).place
-    assert clean is not None and clean.found and clean.alone
-    assert place is not None and place.found and not place.alone
+    assert clean is not None and clean.as_learnt
+    assert place is not None and place.found and place.beside is not None
+    assert place.beside.shape == shrunk(photo).shape[:2]
+    assert place.beside[215 * len(place.beside) // SIDE].any()
     assert placed(Scores(0.0, np.zeros((4, 8), np.float32), {}), place).image_score == LOST
 
 
@@ -332,7 +334,7 @@ def test_one_good_photo_with_something_beside_it_excuses_no_other() -> None:
     dirty = Registration.learn([shrunk(photo) for photo in photos])
     assert clean is not None and dirty is not None
     assert dirty.tray < clean.tray + 2
-    assert not dirty.place(photos[5], (96, 192)).alone
+    assert dirty.place(photos[5], (96, 192)).beside is not None
 
 
 @pytest.mark.parametrize(("setting", "cut"), [("data.cut_out=false", None), ("data.any_angle=false", Window)])

@@ -16,6 +16,7 @@ from anomaly.config import RunConfig
 from anomaly.data.geometry import Geometry
 from anomaly.data.registration import shrunk
 from anomaly.data.window import Window
+from anomaly.detector import LOST
 from anomaly.errors import BundleError, ImageError
 from anomaly.export.write import export
 from anomaly.fitting.run import fit
@@ -81,7 +82,9 @@ def test_something_on_the_tray_is_seen(grey: int) -> None:
     photo = plate(np.random.default_rng(3))
     cv2.circle(photo, (40, 160), 6, (grey, grey, grey), -1)
     place = geometry.view(photo).place
-    assert place is not None and place.found and not place.alone
+    assert place is not None and place.found and place.beside is not None
+    row, column = np.argwhere(place.beside).mean(0) * SIZE[0] / len(place.beside)
+    assert abs(row - 160) < 3 and abs(column - 40) < 3
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,21 @@ def test_a_model_keeps_its_window(cut_model: Bundle) -> None:
     assert scores.image_score > detector.score(good).image_score
     row, column = np.unravel_index(detector.full_map(scores, bad).argmax(), bad.shape[:2])
     assert np.hypot(row - SPOT[0], column - SPOT[1]) < 14
+
+
+def test_the_map_shows_what_lies_beside_the_product(cut_model: Bundle) -> None:
+    detector = cut_model.detector
+    photo = draw_photo(np.random.default_rng(4))
+    before = detector.full_map(detector.score(photo), photo)
+    photo[3:13, 5:15] = 255
+    scores = detector.score(photo)
+    full = detector.full_map(scores, photo)
+    high = np.argwhere(full > before.max() + LOST / 2)
+    assert full.max() == np.float32(scores.image_score)
+    assert 50 <= len(high) <= 300 and high.max() < 20
+    assert detector.geometry.window is not None
+    judged = detector.geometry.window.slices(full.shape)
+    np.testing.assert_allclose(full[judged], before[judged], atol=1e-4)
 
 
 def test_a_program_without_torch_judges_the_same_part(cut_model: Bundle, tmp_path: Path) -> None:

@@ -101,6 +101,13 @@ def may_show(tray: float) -> float:
     return max(tray + STEP, FARTHER * tray)
 
 
+def not_tray(rest: NDArray[np.float32], tray: float) -> Mask | None:
+    """Where the `rest` of a photo, its distances (h, w) from the colour of the tray, shows something else,
+    where good ones show `tray` at most; None: nowhere."""
+    differs = rest > may_show(tray)
+    return differs if differs.any() else None
+
+
 def _ring(size: tuple[int, int]) -> Mask:
     """The border of a small photo of `size` (h, w)."""
     ring = np.ones(size, bool)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.data.foreground import may_show, on_tray, usual_tray
+from anomaly.data.foreground import not_tray, on_tray, usual_tray
 from anomaly.data.images import with_long_side
 from anomaly.spread import evenly
 
@@ -69,20 +69,20 @@ class Place:
     """(2, 3): a pixel (x, y, 1) of the working photo -> (x, y) of the photo."""
     found: bool
     """Whether the product was found; else the middle of the photo is taken for it."""
-    alone: bool
-    """Whether the rest of the photo is the tray, as on good photos."""
+    beside: NDArray[np.bool_] | None = None
+    """Where something lies on the tray beside the product, on the photo shrunk (h, w); None: nowhere."""
 
     @property
     def remark(self) -> str | None:
         """What is wrong with the photo, in words; None where it is as learnt."""
         if not self.found:
             return "the product was not found on the photo"
-        return None if self.alone else "something lies beside the product"
+        return None if self.beside is None else "something lies beside the product"
 
     @property
     def as_learnt(self) -> bool:
         """Whether the photo shows the product, and besides it the tray alone."""
-        return self.found and self.alone
+        return self.found and self.beside is None
 
     def cut(self, photo: Photo, size: Size) -> Photo:
         """The working photo of `size` (H, W) of a photo (H, W, 3); what lies outside the photo is mirrored at
@@ -148,7 +148,7 @@ class Registration:
         if not (sure and distinct and turned):
             return None
         rest = [pattern._rest(outline, pose) for outline, (_, pose, _) in zip(outlines, found, strict=True)]
-        tray = usual_tray(rest)
+        tray = usual_tray([float(distance.max()) for distance in rest])
         return None if tray is None else replace(pattern, tray=tray)
 
     def arrays(self) -> dict[str, Floats]:
@@ -174,15 +174,15 @@ class Registration:
         outline = _Outline.of(small)
         height, width = small.shape[:2]
         pose: Pose = (((width - 1) / 2, (height - 1) / 2), 0.0)
-        found, alone = False, True
+        found, beside = False, None
         if outline is not None:
             correlation, likely, _ = self._pose(outline)
             if found := correlation >= FOUND:
                 pose = likely
-                alone = self._rest(outline, pose) <= may_show(self.tray)
+                beside = not_tray(self._rest(outline, pose), self.tray)
         scale = np.array([photo.shape[1] / width, photo.shape[0] / height])
         to_photo = np.array([[scale[0], 0, (scale[0] - 1) / 2], [0, scale[1], (scale[1] - 1) / 2]])
-        return Place(to_photo @ np.vstack([self._to_small(pose, size), [0, 0, 1]]), found, alone)
+        return Place(to_photo @ np.vstack([self._to_small(pose, size), [0, 0, 1]]), found, beside)
 
     def cut_size(self, size: Size) -> Size:
         """(H, W) of what is cut out of a photo of `size`."""
@@ -213,13 +213,13 @@ class Registration:
         turning: Matrix = _turning(pose, (0, 0)) @ np.vstack([self._upright(size), [0, 0, 1]])
         return turning
 
-    def _rest(self, outline: _Outline, pose: Pose) -> float:
-        """How far from the colour of the tray a small photo is at most, beside what is cut out of it."""
+    def _rest(self, outline: _Outline, pose: Pose) -> Floats:
+        """How far each pixel of a small photo is from the colour of the tray, (h, w); 0 in what is cut."""
         corners = np.array([[-0.5, 1.5, 1.5, -0.5], [-0.5, -0.5, 1.5, 1.5], [1, 1, 1, 1]])
         cut = (self._to_small(pose, (2, 2)) @ corners).T
         rest = np.ones(outline.distance.shape, np.uint8)
         cv2.fillConvexPoly(rest, np.rint(cut).astype(np.int32), 0)
-        return float((outline.distance * rest).max())
+        return np.asarray(outline.distance * rest, np.float32)
 
     def _upright(self, size: Size) -> Matrix:
         """(2, 3): a pixel of the working photo of `size` -> px from the middle of the pattern."""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly.data.foreground import from_tray, may_show, on_tray, usual_tray
+from anomaly.data.foreground import from_tray, not_tray, on_tray, usual_tray
 from anomaly.data.registration import FEWEST, MARGIN, ON_TRAY, Photo, Place, Size, shrunk
 
 SHOWN = 0.02
@@ -86,7 +86,7 @@ class Window:
         matrix = np.array([[right, 0, shift[0]], [0, down, shift[1]]])
         rest = from_tray(shrunk(photo))
         rest[self.slices(rest.shape)] = 0
-        return Place(matrix, True, float(rest.max()) <= may_show(self.tray))
+        return Place(matrix, True, not_tray(rest, self.tray))
 
 
 def _steepest(mean: NDArray[np.float64], rest: NDArray[np.bool_]) -> float:
