@@ -35,6 +35,9 @@ class DataConfig(Section):
     calibration_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.2
     """Share of the normal photos held out for calibration. More are taken, up to half of them, where
     `calibration.target_fpr` needs more."""
+    most_photos: Annotated[int, Field(ge=2)] | None = None
+    """Good training photos used, at most, evenly spread over their order; null: all. Of frames of a video or
+    a burst, which are hardly different photos, a few are better than all."""
     max_megapixels: Annotated[float, Field(gt=0)] = 100.0
     any_angle: Literal["auto"] | bool = "auto"
     """Whether the product lies at any angle: it is then looked for, see `cut_out`, or turned copies of

@@ -13,7 +13,6 @@ import csv
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,6 @@ from anomaly.data.layouts import read_samples
 from anomaly.evaluation import evaluate
 from anomaly.fitting.run import fit
 from anomaly.records import Sample
-from anomaly.spread import evenly
 from pipelines.speed.rates import forget_peak, peak_mb
 
 REAL = ("mvtec_bottle", "magnetic_tile", "kolektor_sdd", "bsdata")
@@ -88,28 +86,6 @@ def _elpv(scratch: Path, name: str) -> Path | None:
     return folder / "manifest.csv"
 
 
-def thinned(data: Path, most: int, scratch: Path) -> Path:
-    """A copy of the set `data` with `most` of its good training photos, evenly spread: for peers whose
-    training does not end with all of them."""
-    samples = read_samples(data)
-    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
-    kept = evenly(good, most) + [sample for sample in samples if sample.split == "test"]
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    with open(folder / "manifest.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("path", "split", "label", "mask", "group", "defect_type"))
-        for index, sample in enumerate(kept):
-            photo = f"{index:05d}{sample.path.suffix}"
-            shutil.copyfile(sample.path, folder / photo)
-            mask = ""
-            if sample.mask is not None:
-                mask = f"mask_{index:05d}{sample.mask.suffix}"
-                shutil.copyfile(sample.mask, folder / mask)
-            told = (photo, sample.split, sample.label, mask, sample.group or "", sample.defect_type or "")
-            rows.writerow(told)
-    return folder / "manifest.csv"
-
-
 def mean_difference(samples: list[Sample], size: int = 128) -> float | None:
     """AUROC of the plainest method there is: the largest blurred difference from the mean training photo."""
     import cv2
@@ -157,7 +133,6 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join((*REAL, *CELLS, *DRAWN, TURNED)))
     parser.add_argument("--backbones", default="auto,none")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--train", type=int, help="Good training photos used, at most; default all.")
     parser.add_argument("--keep", type=Path, help="Folder that gets each set's last model, by its name.")
     options = parser.parse_args()
     rows = []
@@ -167,8 +142,6 @@ def main() -> None:
             if folder is None:
                 say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
                 continue
-            if options.train:
-                folder = thinned(folder, options.train, Path(scratch))
             plain = mean_difference(read_samples(folder))
             for backbone in options.backbones.split(","):
                 runs = []

@@ -25,7 +25,8 @@ from anomaly.data.layouts import read_samples
 from anomaly.errors import AnomalyError, ConfigError
 from anomaly.metrics import image_auroc
 from anomaly.models.backbones.efficientnet_lite0 import packaged_weights
-from pipelines.benchmark import CELLS, REAL, data_folder, thinned
+from anomaly.spread import evenly
+from pipelines.benchmark import CELLS, REAL, data_folder
 
 VERSION = "2.7.*"
 MODEL = "tf_efficientnet_lite0"
@@ -83,8 +84,9 @@ def run(python: Path, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
 def jobs(folder: Path, models: list[str], options: argparse.Namespace, weights: Path) -> list[dict[str, Any]]:
     """What each model is asked to do with the photos of `folder`."""
     samples = read_samples(folder)
+    good = [s for s in samples if s.split == "train" and s.label == "normal"]
     photos = {
-        "train": [str(s.path.resolve()) for s in samples if s.split == "train" and s.label == "normal"],
+        "train": [str(s.path.resolve()) for s in evenly(good, options.train or len(good))],
         "normal": [str(s.path.resolve()) for s in samples if s.split == "test" and s.label == "normal"],
         "anomalous": [str(s.path.resolve()) for s in samples if s.split == "test" and s.label == "anomalous"],
     }
@@ -127,8 +129,6 @@ def main() -> None:
             if data is None:
                 say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
                 continue
-            if options.train:
-                data = thinned(data, options.train, scratch)
             for job in jobs(data, options.models.split(","), options, scratch / "lite0.safetensors"):
                 try:
                     row = {"set": name, "model": f"anomalib {job['model']}", **run(python, job, scratch)}

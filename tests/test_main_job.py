@@ -284,3 +284,15 @@ def test_a_fit_on_test_photos_alone_is_refused_and_leaves_nothing(product: Path,
     with pytest.raises(DataError, match=r"has no good training photos.*put some in train/good"):
         fit(tmp_path / "data", tmp_path / "model", RunConfig.load(None, QUICK))
     assert [one.name for one in tmp_path.iterdir()] == ["data"]
+
+
+def test_of_many_good_photos_some_evenly_spread_are_used(product: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    config = RunConfig.load(None, [*QUICK, "data.most_photos=42"])
+    result = fit(product, tmp_path / "model", config, say=told.append).result
+    used = sorted(int(one.path.stem) for one in [*result.train, *result.calibration])
+    assert len(used) == 42 and used[0] == 0 and used[-1] == 44
+    assert "42 of the good photos are used, evenly spread (data.most_photos)" in told
+    whole = RunConfig.load(None, [*QUICK, "data.most_photos=45"])
+    fit(product, tmp_path / "whole", whole, say=told.append)
+    assert sum("evenly spread" in sentence for sentence in told) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -59,6 +60,18 @@ class FitPhotos:
     geometry: Geometry
     uncut: str | None = None
     """Why photos are judged whole although they might be cut."""
+
+
+def good_photos(config: RunConfig, samples: Sequence[Sample], data: Path) -> list[Sample]:
+    """The good training photos among `samples` that a fit learns from, `data.most_photos` of them at most.
+    Raises DataError where `data` holds none."""
+    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
+    if not good:
+        raise DataError(
+            f"{one_line(data)} has no good training photos, and a fit learns from nothing else: put some in "
+            "train/good, give a folder of them, or a manifest with rows of split train and label normal"
+        )
+    return evenly(good, config.data.most_photos or len(good))
 
 
 def defects_wanted(config: RunConfig, samples: Sequence[Sample]) -> list[Sample]:

@@ -23,9 +23,9 @@ from anomaly.bundle import MANIFEST, Bundle, read_bundle, read_manifest, write_b
 from anomaly.config import RunConfig
 from anomaly.data.images import contents, fingerprint, one_line
 from anomaly.data.layouts import counts, describe, read_samples
-from anomaly.errors import AnomalyError, ConfigError, DataError
+from anomaly.errors import AnomalyError, ConfigError
 from anomaly.fitting.oddities import to_look_at
-from anomaly.fitting.photos import defects_wanted, said_of_cut
+from anomaly.fitting.photos import defects_wanted, good_photos, said_of_cut
 from anomaly.fitting.stages import Fit, FitResult
 from anomaly.inspection.drawing import colour_ceiling
 from anomaly.lock import LOCK, sole_writer
@@ -75,13 +75,10 @@ def fit(
     config = config or RunConfig()
     layout = config.data.layout
     samples = distributed.from_first(lambda: read_samples(data, layout))
-    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     say(f"{one_line(data)}: {describe(samples)}")
-    if not good:
-        raise DataError(
-            f"{one_line(data)} has no good training photos, and a fit learns from nothing else: put some in "
-            "train/good, give a folder of them, or a manifest with rows of split train and label normal"
-        )
+    good = good_photos(config, samples, data)
+    if len(good) < counts(samples)["train"]:
+        say(f"{len(good)} of the good photos are used, evenly spread (data.most_photos)")
     defects = defects_wanted(config, samples)
     if defects:
         say(f"the encoder learns from {len(defects)} defective training photos as well")

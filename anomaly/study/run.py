@@ -18,6 +18,7 @@ from anomaly.data.images import contents, one_line, read_image
 from anomaly.data.layouts import describe, read_samples
 from anomaly.detector import Photo
 from anomaly.errors import ConfigError
+from anomaly.fitting.photos import good_photos
 from anomaly.models.training import Progress, Silent
 from anomaly.probes import chosen
 from anomaly.records import Sample
@@ -87,8 +88,8 @@ def study(
     progress = progress or Silent()
     probes = tuple(one.name for one in chosen(effort.probes or None))
     samples = read_samples(data, config.data.layout)
-    good = [sample for sample in samples if sample.split == "train" and sample.label == "normal"]
     say(f"{one_line(data)}: {describe(samples)}")
+    good = good_photos(config, samples, data)
     claim_folder(out, overwrite=overwrite)
     note = _note(out, config, effort, probes, good, overwrite=overwrite)
     prepared = prepare(good, config, out / "photos", effort.good_photos, effort.probed, progress)
