@@ -81,12 +81,14 @@ def run(python: Path, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     return {"image_auroc": image_auroc(scores, labels), **found}
 
 
-def jobs(folder: Path, models: list[str], options: argparse.Namespace, weights: Path) -> list[dict[str, Any]]:
-    """What each model is asked to do with the photos of `folder`."""
+def jobs(
+    folder: Path, models: list[str], weights: Path, *, minutes: int, seed: int, most: int | None = None
+) -> list[dict[str, Any]]:
+    """What each model is asked to do with the photos of `folder`, `most` good training photos at most."""
     samples = read_samples(folder)
     good = [s for s in samples if s.split == "train" and s.label == "normal"]
     photos = {
-        "train": [str(s.path.resolve()) for s in evenly(good, options.train or len(good))],
+        "train": [str(s.path.resolve()) for s in evenly(good, most or len(good))],
         "normal": [str(s.path.resolve()) for s in samples if s.split == "test" and s.label == "normal"],
         "anomalous": [str(s.path.resolve()) for s in samples if s.split == "test" and s.label == "anomalous"],
     }
@@ -99,8 +101,8 @@ def jobs(folder: Path, models: list[str], options: argparse.Namespace, weights: 
             "layers": LAYERS.get(model),
             "weights": str(weights),
             "textures": str(textures),
-            "minutes": None if model in PRETRAINED else options.minutes,
-            "seed": options.seed,
+            "minutes": None if model in PRETRAINED else minutes,
+            "seed": seed,
             "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         }
         for model in models
@@ -129,7 +131,8 @@ def main() -> None:
             if data is None:
                 say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
                 continue
-            for job in jobs(data, options.models.split(","), options, scratch / "lite0.safetensors"):
+            asked = {"minutes": options.minutes, "seed": options.seed, "most": options.train}
+            for job in jobs(data, options.models.split(","), scratch / "lite0.safetensors", **asked):
                 try:
                     row = {"set": name, "model": f"anomalib {job['model']}", **run(python, job, scratch)}
                 except AnomalyError as error:

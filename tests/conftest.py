@@ -104,3 +104,20 @@ def model(product: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_model(model: Path, tmp_path: Path) -> Path:
     """A copy of the model, whose versions and cache of scores are this test's alone."""
     return Path(shutil.copytree(model, tmp_path / "plate"))
+
+
+def fake_anomalib(folder: Path, *, train: int) -> Path:
+    """A Python that runs no job: it checks its photos and ranks the anomalous ones above the normal ones."""
+    fake = folder / "python"
+    fake.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "job = json.load(open(sys.argv[2]))\n"
+        f"assert len(job['train']) == {train} and len(job['normal']) == len(job['anomalous']) == 6\n"
+        "if job['model'] == 'draem': sys.exit('no memory')\n"
+        "rank = {'normal': [0.1] * 6, 'anomalous': [0.2] * 6}\n"
+        "costs = {'fit_seconds': 1, 'photos_per_second': 2, 'peak_mb': 3}\n"
+        "json.dump({**rank, **costs}, open(sys.argv[3], 'w'))\n"
+    )
+    fake.chmod(0o755)
+    return fake

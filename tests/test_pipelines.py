@@ -1,7 +1,6 @@
 """The benchmark, the table of methods and the table beside peers, with next to no training."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from anomaly.config import DEFAULT_SCORERS
 from pipelines import benchmark, methods, peers
-from tests.conftest import QUICK
+from tests.conftest import QUICK, fake_anomalib
 
 SETTINGS = [part for setting in QUICK for part in ("--set", setting)]
 
@@ -55,18 +54,7 @@ def test_the_settings_of_every_method_are_known(method: methods.Method) -> None:
 def test_peers_are_given_the_same_photos_and_their_failure_is_told(
     small, product, capsys, monkeypatch, tmp_path
 ) -> None:
-    fake = tmp_path / "python"
-    fake.write_text(
-        f"#!{sys.executable}\n"
-        "import json, sys\n"
-        "job = json.load(open(sys.argv[2]))\n"
-        "assert len(job['train']) == 20 and len(job['normal']) == len(job['anomalous']) == 6\n"
-        "if job['model'] == 'draem': sys.exit('no memory')\n"
-        "rank = {'normal': [0.1] * 6, 'anomalous': [0.2] * 6}\n"
-        "costs = {'fit_seconds': 1, 'photos_per_second': 2, 'peak_mb': 3}\n"
-        "json.dump({**rank, **costs}, open(sys.argv[3], 'w'))\n"
-    )
-    os.chmod(fake, 0o755)
+    fake = fake_anomalib(tmp_path, train=20)
     monkeypatch.setattr(
         sys, "argv", ["peers", "--json", "--sets", product.name, "--train", "20", "--python", str(fake)]
     )

@@ -12,7 +12,8 @@ import pytest
 from anomaly.bundle import read_bundle
 from anomaly.models.filters import FILTERS, FINE, LEVELS, MIXED, ROWS, SECOND_FILTERS, SECOND_WINDOW, WINDOW
 from pipelines.speed import __main__ as speed
-from pipelines.speed import bank, limits, profile, tables
+from pipelines.speed import bank, beside, limits, profile, tables
+from tests.conftest import fake_anomalib
 
 
 @pytest.mark.slow
@@ -79,3 +80,12 @@ def test_stages_and_tables_of_a_small_model(model: Path, product: Path) -> None:
     shares = [line.split("|")[4].strip(" %") for line in lines if line.startswith("| 128:auto |")]
     assert sum(int(share) for share in shares if share) == pytest.approx(100, abs=8)
     assert any(line.startswith("| 300 | ") and line.endswith("| 1 |") for line in lines)
+
+
+def test_patchcore_is_asked_beside_the_bank_of_the_model(model: Path, product: Path, tmp_path: Path) -> None:
+    fake = fake_anomalib(tmp_path, train=45)
+    theirs, ours = beside.patchcore(fake, product, read_bundle(model), 7.0, tmp_path)
+    assert theirs == {
+        "model": "anomalib patchcore", "fit_seconds": 1, "image_auroc": 1.0, "photos_per_second": 2
+    }  # fmt: skip
+    assert ours["photos_per_second"] == 7.0 and 0 <= ours["image_auroc"] <= 1 and ours["fit_seconds"] > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ def patchcore(python: Path, data: Path, bundle: Bundle, rate: float, scratch: Pa
     to it alone, photos a second (ours is `rate`, to written verdicts)."""
     weights = scratch / "lite0.safetensors"
     peers.write_weights(weights)
-    options = argparse.Namespace(minutes=1, seed=0)
-    (job,) = peers.jobs(data, ["patchcore"], options, weights)
+    (job,) = peers.jobs(data, ["patchcore"], weights, minutes=1, seed=0)
     theirs = peers.run(python, job, scratch)
     seconds = bank_seconds(bundle, data)
     branches = evaluate(bundle, read_samples(data), pixels=False)["branches"]
