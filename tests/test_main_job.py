@@ -296,3 +296,6 @@ def test_of_many_good_photos_some_evenly_spread_are_used(product: Path, tmp_path
     whole = RunConfig.load(None, [*QUICK, "data.most_photos=45"])
     fit(product, tmp_path / "whole", whole, say=told.append)
     assert sum("evenly spread" in sentence for sentence in told) == 1
+    few = RunConfig.load(None, [*QUICK, "data.most_photos=12"])
+    with pytest.raises(CalibrationError, match=r"here are 12, and data\.most_photos=12 uses no more"):
+        fit(product, tmp_path / "few", few)

@@ -204,9 +204,11 @@ def _split(config: RunConfig, good: list[Sample]) -> tuple[list[Sample], list[Sa
         try:
             Calibration.of(np.zeros(len(held_out)), config.calibration)
         except CalibrationError as error:
+            most = config.data.most_photos
             raise CalibrationError(
                 f"{error} (at most half of the good photos are held out, whole groups of them where "
-                f"there are groups: about {2 * needed} good photos are needed, here are {len(good)})"
+                f"there are groups: about {2 * needed} good photos are needed, here are {len(good)}"
+                f"{'' if most is None else f', and data.most_photos={most} uses no more'})"
             ) from None
     if len(train) < 2:
         raise DataError(f"of {len(good)} good photos {len(train)} is left to train on: add photos")
