@@ -88,7 +88,7 @@ class Detector:
         the product, on such a photo, what it would have without."""
         size, place = photo.shape[:2], scores.place
         found = self.geometry.to_photo(scores.anomaly_map, size, place)
-        if place is None or not place.found or place.beside is None:
+        if place is None or place.beside is None:
             return found
         beside = cv2.resize(place.beside.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
         return np.where(beside, np.float32(scores.image_score), found - np.float32(LOST))
