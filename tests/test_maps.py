@@ -56,6 +56,15 @@ def test_by_radius_spreads_are_those_of_patches_as_far_from_the_middle() -> None
     assert np.ptp(inner) < 0.3 * inner.mean()
 
 
+def test_even_places_below_varied_ones_have_a_spread() -> None:
+    rng = np.random.default_rng(0)
+    maps = [np.zeros((32, 32), np.float32) for _ in range(20)]
+    for values in maps:
+        values[:16] = 1000 * rng.random((16, 32))
+    spread = MapStatistics.of(maps, by="position").spread
+    assert np.isfinite(spread).all() and spread[24:].max() < spread[:12].min()
+
+
 def test_a_map_of_another_size_is_met_by_resized_statistics(maps: list[np.ndarray]) -> None:
     statistics = MapStatistics.of(maps, by="position")
     assert statistics.standardise(np.ones((24, 40), np.float32)).shape == (24, 40)
