@@ -19,7 +19,7 @@ from pydantic import (
 
 from anomaly.errors import ConfigError, nearest
 
-DEFAULT_SCORERS = ("reconstruction", "embedding", "coarse", "texture")
+DEFAULT_SCORERS = ("reconstruction", "embedding", "coarse", "texture", "eigenimages")
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

@@ -91,6 +91,7 @@ METHODS = (
     ),
     Method("frozen features at half size, memory bank", "Roth et al. 2022 (PatchCore)", only(COARSE)),
     Method("principal filters, memory bank", "Chan et al. 2015 (PCANet)", only("texture")),
+    Method("eigenimages of whole photos", "Turk and Pentland 1991", only("eigenimages")),
     Method("Gaussian", "Rippel et al. 2020", (*NONE_OF_THE_DEFAULT, "scorers.gaussian={}")),
     Method(
         "PCA residual, bottom subspace",

@@ -50,11 +50,12 @@ def test_an_encoder_that_learns_from_nothing_is_supervised_by_default(
 
 def test_null_switches_a_scorer_off_and_survives_a_round_trip() -> None:
     config = RunConfig.load(None, ["scorers.embedding=null"])
-    assert list(config.scorers) == ["reconstruction", "coarse", "texture"]
+    assert list(config.scorers) == ["reconstruction", "coarse", "texture", "eigenimages"]
     assert list(RunConfig.parse(config.model_dump(mode="json")).scorers) == [
         "reconstruction",
         "coarse",
         "texture",
+        "eigenimages",
     ]
 
 
@@ -108,6 +109,7 @@ def test_a_backbone_that_learns_from_nothing_has_no_coarse_branch() -> None:
         "reconstruction",
         "embedding",
         "texture",
+        "eigenimages",
     ]
     assert "coarse" in RunConfig.load().branches
 

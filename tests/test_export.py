@@ -111,12 +111,15 @@ def test_every_scorer_has_a_branch_of_the_graph(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     kind = SCORERS.get(name)
     scorer = kind(kind.Config(**({"steps": 1} if "steps" in kind.Config.model_fields else {})))
-    maps = [torch.randn(24, 20, 18, generator=generator) for _ in range(3)]
-    scorer.fit(maps, FitContext())
-    values = torch.randn(24, 9, 7, generator=generator)
+    if scorer.input == "pixels":
+        maps = [torch.rand(3, 96, 128, generator=generator) for _ in range(4)]
+    else:
+        maps = [torch.randn(24, 9, 7, generator=generator) for _ in range(4)]
+    scorer.fit(maps[:3], FitContext())
+    values = maps[3]
     with torch.no_grad():
         found = branch(scorer)(values[None])
-    assert found.shape == (1, 1, 9, 7)
+    assert found.shape == (1, 1, *scorer.score(values).shape)
     torch.testing.assert_close(found[0, 0], scorer.score(values), rtol=1e-3, atol=1e-4)
 
 

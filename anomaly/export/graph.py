@@ -22,6 +22,7 @@ from anomaly.models.encoder import halved
 from anomaly.neighbours import MemoryBank
 from anomaly.repetition import own_distances_of
 from anomaly.scorers import Input, Searching
+from anomaly.scorers.eigenimages import Eigenimages
 from anomaly.scorers.embedding import EmbeddingDistance
 from anomaly.scorers.mean_square import MeanSquare
 from anomaly.scorers.reconstruction import Reconstruction
@@ -136,6 +137,11 @@ def _reconstruction(scorer: Reconstruction) -> nn.Module:
 
 
 @branch.register
+def _eigenimages(scorer: Eigenimages) -> nn.Module:
+    return _Residual(scorer)
+
+
+@branch.register
 def _embedding(scorer: EmbeddingDistance) -> nn.Module:
     nearest = NearestInCells(scorer.bank) if len(scorer.bank.centroids) else NearestPatch(scorer.bank)
     relative = scorer.options.relative
@@ -192,9 +198,11 @@ class _Relative(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, scorer: Reconstruction) -> None:
+    def __init__(self, scorer: Reconstruction | Eigenimages) -> None:
         super().__init__()
-        self.network, self.scorer = scorer.network, scorer
+        self.scorer = scorer
+        if isinstance(scorer, Reconstruction):
+            self.network = scorer.network
 
     def forward(self, values: Tensor) -> Tensor:
         return self.scorer.residual(values)
