@@ -187,7 +187,7 @@ def read_bundle(folder: Path, *, late: bool = False) -> Bundle:
     manifest = read_manifest(folder)
     with _fitting_together(folder):
         files = {name: _read(folder, name, digest) for name, digest in manifest["files"].items()}
-        config = RunConfig.parse(manifest["config"])
+        config = RunConfig.of_model(manifest["config"])
         photos = json.loads(files["calibration.json"])
         scores = np.array([photo["image_score"] for photo in photos], dtype=np.float64)
         scorers = build_scorers(config.branches)

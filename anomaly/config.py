@@ -202,6 +202,12 @@ class RunConfig(Section):
         """Validated configuration. Raises ConfigError with one sentence for the first problem."""
         return parse_section(cls, fields)
 
+    @classmethod
+    def of_model(cls, fields: dict[str, Any]) -> RunConfig:
+        """The configuration that a model holds: a default branch which it does not name came after it, and is
+        off."""
+        return cls.parse({**fields, "scorers": dict.fromkeys(DEFAULT_SCORERS) | fields["scorers"]})
+
     def flat(self) -> dict[str, Any]:
         """`{"section.key": value}` for every field."""
         return _flatten(self.model_dump(mode="json"))

@@ -27,7 +27,7 @@ from anomaly.models.backbones import build_backbone
 from anomaly.models.encoder import Encoder
 from anomaly.neighbours import MemoryBank
 from anomaly.policy.policy import Policy
-from anomaly.scorers import build_scorers
+from anomaly.scorers import FitContext, build_scorers
 
 Manifest = dict[str, Any]
 Spoil = Callable[[Path, Manifest], None]
@@ -47,6 +47,8 @@ def small_model(folder: Path) -> None:
         patches = rng.normal(size=(50, width)).astype(np.float32)
         scorers[name].bank = MemoryBank(patches, np.empty((0, width), np.float32))
         scorers[name].expected = nothing_expected(width)
+    photos = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    scorers["eigenimages"].fit(photos, FitContext())
     maps = [*scorers, *(name + LIMIT for name, scorer in scorers.items() if scorer.limited)]
     statistics = {name: MapStatistics(*np.ones((2, 4, 4), np.float32)) for name in maps}
     scores = np.sort(rng.random(19))
@@ -265,6 +267,12 @@ SPOILS: dict[str, Spoil] = {
         "scorer.reconstruction.safetensors", lambda values: values[:3], "expected.weights"
     ),
     "model of an earlier format": field("format", value=1),
+    "eigenimages that are no numbers": tensor("scorer.eigenimages.safetensors", nan, "components"),
+    "eigenimages of other photos": tensor("scorer.eigenimages.safetensors", lambda v: v[:, :5], "components"),
+    "eigenimages of two channels": tensor("scorer.eigenimages.safetensors", lambda v: v[:2], "mean"),
+    "eigenimages thinner than a patch": tensor(
+        "scorer.eigenimages.safetensors", lambda v: v.reshape(3, 1, -1), "mean"
+    ),
     "spread of zero": tensor("statistics.safetensors", lambda values: values * 0, "embedding.spread"),
     "spread below zero": tensor("statistics.safetensors", lambda values: -values, "embedding.spread"),
     "limit without a spread": tensor(

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from bundles import resign
 from conftest import AS_FITTED, QUICK, SPOT, StopIn, draw_photo
 
 from anomaly.bundle import FORMAT, MANIFEST, read_bundle, write_bundle
@@ -263,6 +264,17 @@ def test_missing_newer_and_foreign_bundles_are_named(model: Path, tmp_path: Path
         read_bundle(copy)
     with pytest.raises(BundleError, match="is not a model"):
         read_bundle(tmp_path)
+
+
+def test_a_model_from_before_a_branch_was_added_is_read_without_it(product: Path, tmp_path: Path) -> None:
+    config = RunConfig.load(None, [*QUICK, "scorers.eigenimages=null"])
+    fitted = fit(product, tmp_path / "m", config)
+    manifest = json.loads((tmp_path / "m" / MANIFEST).read_text())
+    del manifest["config"]["scorers"]["eigenimages"]
+    resign(tmp_path / "m", manifest)
+    again = read_bundle(tmp_path / "m").detector
+    assert list(again.scorers) == list(fitted.bundle.detector.scorers)
+    assert "eigenimages" not in again.scorers
 
 
 def test_a_bundle_holds_data_only(model: Path) -> None:
