@@ -131,12 +131,14 @@ class RunConfig(Section):
 
     @property
     def branches(self) -> dict[str, Any]:
-        """`scorers`, as this backbone has them: one that learns from nothing has those that serve it, and
-        `own_photo: auto` means no for it."""
+        """`scorers`, as this backbone has them: those that serve it, and for one that learns from nothing
+        `own_photo: auto` means no."""
         from anomaly.scorers import SCORERS
 
         if self.backbone != "none":
-            return self.scorers
+            return {
+                name: options for name, options in self.scorers.items() if SCORERS.get(name).beside_pretrained
+            }
         return {
             name: options.model_copy(update={"own_photo": False})
             if getattr(options, "own_photo", None) == "auto"
@@ -163,7 +165,7 @@ class RunConfig(Section):
     def _some_branch(self) -> RunConfig:
         if not self.branches:
             raise ConfigError(
-                f"the {' and '.join(self.scorers)} branch needs a pretrained backbone: "
+                f"the {' and '.join(self.scorers)} branch does not go with backbone {self.backbone!r}: "
                 "leave another branch on as well"
             )
         return self

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly.cli.terminal import say
-from anomaly.config import DEFAULT_SCORERS
+from anomaly.config import DEFAULT_SCORERS, RunConfig
+from anomaly.errors import ConfigError
 from pipelines.benchmark import DRAWN, data_folder, run_one
 
 
@@ -26,7 +27,6 @@ class Method:
     settings: tuple[str, ...]
 
 
-COARSE = "coarse"
 NONE_OF_THE_DEFAULT = tuple(f"scorers.{name}=null" for name in DEFAULT_SCORERS)
 
 
@@ -89,7 +89,7 @@ METHODS = (
         "Roth et al. 2022 (PatchCore)",
         (*only("embedding"), "contrastive.steps=1", "contrastive.learning_rate=1e-12"),
     ),
-    Method("frozen features at half size, memory bank", "Roth et al. 2022 (PatchCore)", only(COARSE)),
+    Method("frozen features at half size, memory bank", "Roth et al. 2022 (PatchCore)", only("coarse")),
     Method("principal filters, memory bank", "Chan et al. 2015 (PCANet)", only("texture")),
     Method("eigenimages of whole photos", "Turk and Pentland 1991", only("eigenimages")),
     Method("Gaussian", "Rippel et al. 2020", (*NONE_OF_THE_DEFAULT, "scorers.gaussian={}")),
@@ -124,8 +124,8 @@ def main() -> None:
             say(f"{name}: not here, left out (set ANOMALY_DATA, or install elpv-dataset)")
             del folders[name]
         for method in METHODS:
-            if options.backbone == "none" and method.settings == only(COARSE):
-                say(f"{method.name}: left out, it needs a pretrained backbone")
+            if not serves(method, options.backbone):
+                say(f"{method.name}: left out, it does not serve backbone: {options.backbone}")
                 continue
             settings = ["picture_steps=0", *method.settings, *options.overrides]
             found = {}
@@ -137,6 +137,15 @@ def main() -> None:
             row = {"method": method.name, "source": method.source, "image_auroc": found}
             sys.stdout.write((json.dumps(row) if options.json else line(method, found)) + "\n")
             sys.stdout.flush()
+
+
+def serves(method: Method, backbone: str) -> bool:
+    """Whether anything of `method` is left with this backbone."""
+    try:
+        RunConfig.load(None, [f"backbone={backbone}", *method.settings])
+    except ConfigError:
+        return False
+    return True
 
 
 def line(method: Method, found: dict[str, float]) -> str:

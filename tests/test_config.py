@@ -99,19 +99,22 @@ def test_unreadable_file_and_no_scorer(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="every scorer is switched off"):
         RunConfig.load(None, [f"scorers.{name}=null" for name in DEFAULT_SCORERS])
     others = [f"scorers.{name}=null" for name in DEFAULT_SCORERS if name != "coarse"]
-    with pytest.raises(ConfigError, match="the coarse branch needs a pretrained backbone"):
+    with pytest.raises(ConfigError, match="the coarse branch does not go with backbone 'none'"):
         RunConfig.load(None, ["backbone=none", *others])
     assert list(RunConfig.load(None, others).branches) == ["coarse"]
+    others = [f"scorers.{name}=null" for name in DEFAULT_SCORERS if name != "eigenimages"]
+    with pytest.raises(ConfigError, match="the eigenimages branch does not go with backbone 'auto'"):
+        RunConfig.load(None, others)
 
 
-def test_a_backbone_that_learns_from_nothing_has_no_coarse_branch() -> None:
+def test_a_backbone_has_the_branches_that_serve_it() -> None:
     assert list(RunConfig.load(None, ["backbone=none"]).branches) == [
         "reconstruction",
         "embedding",
         "texture",
         "eigenimages",
     ]
-    assert "coarse" in RunConfig.load().branches
+    assert list(RunConfig.load().branches) == ["reconstruction", "embedding", "coarse", "texture"]
 
 
 def test_a_product_at_any_angle_has_no_coarse_branch_unless_it_is_the_only_one() -> None:

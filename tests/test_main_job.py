@@ -13,7 +13,7 @@ from bundles import resign
 from conftest import AS_FITTED, QUICK, SPOT, StopIn, draw_photo
 
 from anomaly.bundle import FORMAT, MANIFEST, read_bundle, write_bundle
-from anomaly.config import DEFAULT_SCORERS, RunConfig
+from anomaly.config import RunConfig
 from anomaly.data.layouts import read_samples
 from anomaly.errors import BundleError, CalibrationError, ConfigError, DataError
 from anomaly.evaluation import evaluate
@@ -29,7 +29,7 @@ def test_it_finds_the_defect_and_where(model: Path, product: Path) -> None:
     assert metrics["aupro_0.3"] > 0.5
     assert metrics["escape_rate"] == 0.0
     assert metrics["per_defect_type"]["spot"]["n"] == 6
-    assert set(metrics["branches"]) == set(DEFAULT_SCORERS)
+    assert set(metrics["branches"]) == set(RunConfig().branches)
     json.dumps(metrics)
 
 
@@ -267,8 +267,8 @@ def test_missing_newer_and_foreign_bundles_are_named(model: Path, tmp_path: Path
 
 
 def test_a_model_from_before_a_branch_was_added_is_read_without_it(product: Path, tmp_path: Path) -> None:
-    config = RunConfig.load(None, [*QUICK, "scorers.eigenimages=null"])
-    fitted = fit(product, tmp_path / "m", config)
+    settings = [*QUICK, "backbone=none", "contrastive.backbone_steps=2", "scorers.eigenimages=null"]
+    fitted = fit(product, tmp_path / "m", RunConfig.load(None, settings))
     manifest = json.loads((tmp_path / "m" / MANIFEST).read_text())
     del manifest["config"]["scorers"]["eigenimages"]
     resign(tmp_path / "m", manifest)

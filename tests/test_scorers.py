@@ -49,7 +49,7 @@ def test_scores_are_finite_maps_and_an_odd_patch_scores_higher(fitted) -> None:
     scale = after.shape[0] / 32
     row, col = divmod(int(after.argmax()), after.shape[1])
     assert 8 <= row / scale <= 15 and 18 <= col / scale <= 25
-    assert after.max() > 1.5 * before.max()
+    assert after.max() - before.max() > 0.3 * (before.max() - before.min())
 
 
 def test_state_gives_back_the_same_scorer(fitted) -> None:
@@ -180,7 +180,7 @@ def test_eigenimages_see_what_no_mixture_of_good_photos_explains(channels: int) 
     assert before.shape == (12, 16)
     row, col = divmod(int(after.argmax()), 16)
     assert 3 <= row <= 4 and 6 <= col <= 8
-    assert after.max() > 3 * before.max()
+    assert after.max() > before.max() + np.log(3)
 
 
 def test_eigenimages_hardly_see_the_strength_and_the_slope_of_the_light() -> None:
@@ -192,7 +192,7 @@ def test_eigenimages_hardly_see_the_strength_and_the_slope_of_the_light() -> Non
     slope = torch.linspace(0.9, 1.1, 256)
     scale = float(scorer.score(shade).max() - scorer.score(photo).max())
     for lit in (1.2 * photo, slope * photo):
-        assert float(scorer.score(lit).max() - scorer.score(photo).max()) < 0.3 * scale
+        assert float(scorer.score(lit).max() - scorer.score(photo).max()) < 0.5 * scale
 
 
 def test_eigenimages_of_photos_of_another_shape_have_their_grid() -> None:

@@ -66,6 +66,8 @@ class Scorer(ABC, Generic[Options]):
     Config: ClassVar[type[Section]]
     from_nothing: ClassVar[bool] = True
     """Whether it serves a backbone that learns from nothing."""
+    beside_pretrained: ClassVar[bool] = True
+    """Whether it serves a pretrained backbone."""
     at_any_angle: ClassVar[bool] = True
     """Whether it serves products that lie at any angle."""
 

@@ -2,7 +2,8 @@
 
 Turk and Pentland, Eigenfaces for Recognition, Journal of Cognitive Neuroscience 1991: the distance from the
 space that the principal components of whole photos span. Where networks see a patch and its surroundings,
-this sees the photo as one, in little, and is learnt in closed form, in seconds.
+this sees the photo as one, in little, and is learnt in closed form, in seconds. Beside a pretrained backbone
+it brought little, and cost much where photos show new places.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Eigenimages(Scorer[EigenimageOptions]):
     """
 
     Config = EigenimageOptions
+    beside_pretrained = False
     at_any_angle = False
     mean: Tensor
     """(C, h, w) float32: one channel where all training photos are grey, else three."""
@@ -97,7 +99,8 @@ class Eigenimages(Scorer[EigenimageOptions]):
             return self.residual(values[None])[0, 0]
 
     def residual(self, values: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 1, H / 16, W / 16), root of the mean square over a patch."""
+        """(B, 3, H, W) in [0, 1] -> (B, 1, H / 16, W / 16): the natural logarithm of the root of the mean
+        square over a patch. As it is, a photo of a new place would outweigh all that other branches see."""
         import torch.nn.functional as F
 
         height, width = self.mean.shape[1:]
@@ -107,7 +110,7 @@ class Eigenimages(Scorer[EigenimageOptions]):
         left = (seen - rebuilt.reshape(seen.shape)) / self.unexplained
         patches = F.avg_pool2d(left.square().mean(1, keepdim=True), PATCH // CELL)
         size = (values.shape[2] // PATCH, values.shape[3] // PATCH)
-        return (F.interpolate(patches, size, mode="bilinear", align_corners=False) + 1e-6).sqrt()
+        return (F.interpolate(patches, size, mode="bilinear", align_corners=False) + 1e-6).log() / 2
 
     def channels(self, values: Tensor) -> Tensor:
         """The channels that are judged: their mean where training photos had one."""
