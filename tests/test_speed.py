@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from anomaly.bundle import read_bundle
 from anomaly.models.filters import FILTERS, FINE, LEVELS, MIXED, ROWS, SECOND_FILTERS, SECOND_WINDOW, WINDOW
+from anomaly.scorers import FitContext
+from anomaly.scorers.eigenimages import EigenimageOptions, Eigenimages
 from pipelines.speed import __main__ as speed
 from pipelines.speed import bank, beside, limits, profile, tables
 from tests.conftest import fake_anomalib
@@ -66,6 +70,19 @@ def test_work_counts_every_multiplication_once(model: Path) -> None:
     seen = 64 * 96 + 32 * 64  # the photo, and at half its size, which is rounded up
     assert 2 * 200e6 * seen / 224**2 < backbone < 2 * 500e6 * seen / 224**2  # 385 million at 224 px
     assert traffic > 4 * patches * size
+
+
+def test_work_counts_the_components_of_eigenimages_there_and_back(model: Path) -> None:
+    detector = read_bundle(model).detector
+    detector.encoder.give(["pixels"])
+    scorer = Eigenimages(EigenimageOptions())
+    scorer.fit([torch.rand(3, 64, 96) for _ in range(4)], FitContext())
+    photo = np.zeros((64, 96, 3), np.uint8)
+    without = limits.work_of(replace(detector, scorers={}), photo)
+    flops, traffic = limits.work_of(replace(detector, scorers={"eigenimages": scorer}), photo)
+    assert scorer.components.shape == (3, 3 * 8 * 12)
+    assert flops - without[0] == 4 * scorer.components.numel()
+    assert traffic - without[1] == 8 * scorer.components.numel()
 
 
 def test_stages_and_tables_of_a_small_model(model: Path, product: Path) -> None:

@@ -15,6 +15,7 @@ from anomaly.bundle import Bundle
 from anomaly.detector import Detector, score_patches
 from anomaly.inspection.inputs import expand
 from anomaly.neighbours import PROBES, MemoryBank
+from anomaly.scorers.eigenimages import Eigenimages
 
 SIDE = 2048
 BYTES = 2**28
@@ -62,6 +63,10 @@ def work_of(detector: Detector, photo: np.ndarray) -> tuple[float, float]:
             hook.remove()
     traffic = 4.0 * sum(layer.weight.numel() for layer in layers)
     for name, scorer in detector.scorers.items():
+        if isinstance(scorer, Eigenimages):
+            twice = 2.0 * scorer.components.numel()  # there, and back
+            flops += 2.0 * twice
+            traffic += 4.0 * twice
         bank = getattr(scorer, "bank", None)
         if isinstance(bank, MemoryBank):
             patches, size = bank.patches.shape

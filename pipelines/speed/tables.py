@@ -60,7 +60,8 @@ def _rows(found: list[dict[str, Any]], keys: str) -> Rows:
 
 def _counts(stage: str, one: dict[str, Any]) -> bool:
     """Whether a stage is part of judging a photo in the runtime of `one`: its graph does what torch does."""
-    in_graph = ("backbone", "backbone at half size", "filters", *get_args(Input), "scorer reconstruction")
+    scorers = ("scorer reconstruction", "scorer eigenimages")
+    in_graph = ("backbone", "backbone at half size", "filters", *get_args(Input), *scorers)
     aside = ("overlay", "overlay to PNG", "map to TIFF")
     return stage not in aside and (one["runtime"] == "torch" or stage not in in_graph)
 
