@@ -28,7 +28,7 @@ def draw(rng: np.random.Generator, width: int = SIDE) -> np.ndarray:
     return np.dstack([np.clip(grey, 0, 255).astype(np.uint8)] * 3)
 
 
-def found(change: Change, count: int = 44, width: int = SIDE) -> bool:
+def found(change: Change, count: int = 44, width: int = SIDE, pretrained: bool = True) -> bool:
     """Whether photos that are changed so are found to show their product at any angle; patches are their own
     pixels."""
 
@@ -36,7 +36,10 @@ def found(change: Change, count: int = 44, width: int = SIDE) -> bool:
         grey = torch.from_numpy(photo[:, :, 0].copy()).float()
         return grey.unfold(0, 16, 16).unfold(1, 16, 16).permute(2, 3, 0, 1).flatten(0, 1)
 
-    known = SimpleNamespace(raw=raw, features=lambda raw: raw.float(), embed=lambda raw: raw)
+    backbone = SimpleNamespace(pretrained=pretrained)
+    known = SimpleNamespace(
+        raw=raw, features=lambda raw: raw.float(), embed=lambda raw: raw, backbone=backbone
+    )
     rng = np.random.default_rng(3)
     photos = [np.ascontiguousarray(change(draw(rng, width), rng)) for _ in range(count)]
     return lies_at_any_angle(known, [(photo, raw(photo)) for photo in photos])
@@ -46,9 +49,20 @@ def at_any_angle(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return turned(photo, rng.uniform(0, 360))
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
 @pytest.mark.parametrize("width", [SIDE, 128])
-def test_a_product_at_any_angle_is_found(width: int) -> None:
-    assert found(at_any_angle, width=width)
+def test_a_product_at_any_angle_is_found(width: int, pretrained: bool) -> None:
+    assert found(at_any_angle, width=width, pretrained=pretrained)
+
+
+def test_features_from_nothing_that_like_turned_parts_are_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomaly.fitting.turning._gain", lambda *_: 1.0)
+    monkeypatch.setattr("anomaly.fitting.turning.ASKEW_GAIN", 0.5)
+    assert found(lambda photo, rng: photo)
+    assert not found(lambda photo, rng: photo, pretrained=False)
+    assert not found(lambda photo, rng: turned(photo, rng.uniform(-5, 5)), pretrained=False)
 
 
 @pytest.mark.parametrize("share", ["GAIN", "ASKEW_GAIN"])

@@ -72,8 +72,7 @@ class Eigenimages(Scorer[EigenimageOptions]):
         import torch
 
         used = evenly(range(len(maps)), PHOTOS)
-        height, width = np.median([maps[i].shape[1:] for i in used], axis=0).tolist()
-        size = (_cells(height), _cells(width))
+        size = grid_of([(maps[i].shape[1], maps[i].shape[2]) for i in used])
         grey = all(bool((maps[i] == maps[i][:1]).all()) for i in used)
         photos = torch.stack([contrast(maps[i][None, : 1 if grey else 3], size)[0] for i in used]).double()
         mean = photos.mean(0)
@@ -126,6 +125,12 @@ class Eigenimages(Scorer[EigenimageOptions]):
         self._set(mean, components, gains)
 
 
+def grid_of(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The cells that photos of `sizes` (H, W) in px are reduced to: those of whole patches of the median."""
+    rows, columns = (max(round(side / PATCH), 1) for side in np.median(sizes, axis=0).tolist())
+    return rows * (PATCH // CELL), columns * (PATCH // CELL)
+
+
 def contrast(values: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, H, W) in [0, 1] -> (B, C, *size): logarithms of the light in each cell, less their mean around
     it, in units of their spread there."""
@@ -137,11 +142,6 @@ def contrast(values: Tensor, size: tuple[int, int]) -> Tensor:
     high = light - rows @ light @ columns.T
     spread = (rows @ high.square() @ columns.T + FLOOR**2).sqrt()
     return high / spread
-
-
-def _cells(side: float) -> int:
-    """How many cells a side of so many px is reduced to: those of whole patches."""
-    return max(round(side / PATCH), 1) * (PATCH // CELL)
 
 
 def _gaussian(side: int, like: Tensor) -> Tensor:
