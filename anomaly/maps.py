@@ -137,9 +137,8 @@ class _Moments:
             variance = _smooth(np.maximum(square - mean**2, 0))
         else:
             variance = _by_radius(square) - _by_radius(mean) ** 2
-        spread = (
-            np.sqrt(np.maximum(variance, 0)) + FLOOR * total
-        )  # running sums round below 0 where all is even
+        # Running sums round to below 0 where all is even.
+        spread = np.sqrt(np.maximum(variance, 0)) + FLOOR * total
         spread *= total * (1 / spread).mean()
         means = _smooth(mean).astype(np.float32) if self.by == "position" else one_mean
         return MapStatistics(means, spread.astype(np.float32))

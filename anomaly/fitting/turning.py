@@ -67,9 +67,8 @@ def lies_at_any_angle(
         turned(known[i][0], 45 + 90 * turn + 28 * (_spread(turn) - 0.5)) for turn, i in enumerate(answering)
     ]
     askew = [turned(known[i][0], ASKEW * (-1) ** turn) for turn, i in enumerate(answering)]
-    if not encoder.backbone.pretrained and lies_alike(
-        [known[i][0] for i in answering], askew, [known[i][0] for i in asking]
-    ):
+    plain, others = ([known[i][0] for i in part] for part in (answering, asking))
+    if not encoder.backbone.pretrained and distributed.from_first(lambda: lies_alike(plain, askew, others)):
         return False
     shown = progress or Silent()
     seen = distributed.each(
