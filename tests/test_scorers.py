@@ -49,7 +49,10 @@ def test_scores_are_finite_maps_and_an_odd_patch_scores_higher(fitted) -> None:
     scale = after.shape[0] / 32
     row, col = divmod(int(after.argmax()), after.shape[1])
     assert 8 <= row / scale <= 15 and 18 <= col / scale <= 25
-    assert after.max() - before.max() > 0.3 * (before.max() - before.min())
+    if isinstance(scorer, Eigenimages):  # scores are logarithms, and photos of noise hardly reduced
+        assert after.max() > before.max() + np.log(1.8)
+    else:
+        assert after.max() > 2 * before.max()
 
 
 def test_state_gives_back_the_same_scorer(fitted) -> None:

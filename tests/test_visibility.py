@@ -142,7 +142,7 @@ def test_the_command_reports_what_the_model_sees(
     found = json.loads(stdout)
     assert found == json.loads((tmp_path / "out/result.json").read_text())
     assert found["photos"] == 3 and set(found["probes"]) == {"spot", "brighten"}
-    assert set(found["scorers"]) == {*RunConfig().branches, "fused"}
+    assert set(found["scorers"]) == {"reconstruction", "embedding", "coarse", "texture", "fused"}
     spot = found["probes"]["spot"]
     assert spot["magnitudes"] == [4, 8, 14, 24, 40] and spot["unit"] == "px" and spot["contrast"] == 40
     assert spot["magnitudes_mm"] == pytest.approx([0.4, 0.8, 1.4, 2.4, 4])

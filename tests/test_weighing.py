@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anomaly.bundle import read_bundle
-from anomaly.fitting.weighing import LEAST, equal_weights, faint_defects, visibility_weights
+from anomaly.fitting.weighing import LEAST, faint_defects, visibility_weights
 from anomaly.inspection.writer import model_facts
 from anomaly.maps import MapStatistics
 from anomaly.models.training import Silent
@@ -64,7 +64,7 @@ def test_one_branch_or_one_photo_leaves_nothing_to_choose(model: Path, photos: l
         detector, scorers={"embedding": detector.scorers["embedding"]}, weights={"embedding": 1.0}
     )
     assert visibility_weights(alone, photos, Silent()) == {"embedding": 1.0}
-    assert visibility_weights(detector, photos[:1], Silent()) == equal_weights(detector.scorers)
+    assert visibility_weights(detector, photos[:1], Silent()) == dict.fromkeys(detector.scorers, 1 / 4)
 
 
 def test_two_sizes_of_one_branch_weigh_by_what_the_better_sees(model: Path, photos: list[np.ndarray]) -> None:

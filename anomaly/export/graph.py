@@ -131,7 +131,7 @@ def branch(scorer: object) -> nn.Module:
 
 @branch.register
 def _reconstruction(scorer: Reconstruction) -> nn.Module:
-    residual = _Residual(scorer)
+    residual = _Residual(scorer, scorer.network)
     expected = scorer.expected
     return residual if expected is None else _Relative(residual, expected, scorer.options.relative)
 
@@ -198,11 +198,11 @@ class _Relative(nn.Module):
 
 
 class _Residual(nn.Module):
-    def __init__(self, scorer: Reconstruction | Eigenimages) -> None:
+    """The residual of a scorer; `network` is the part of it that is a module."""
+
+    def __init__(self, scorer: Reconstruction | Eigenimages, network: nn.Module | None = None) -> None:
         super().__init__()
-        self.scorer = scorer
-        if isinstance(scorer, Reconstruction):
-            self.network = scorer.network
+        self.scorer, self.network = scorer, network
 
     def forward(self, values: Tensor) -> Tensor:
         return self.scorer.residual(values)

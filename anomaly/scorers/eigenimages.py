@@ -72,8 +72,12 @@ class Eigenimages(Scorer[EigenimageOptions]):
         import torch
 
         used = evenly(range(len(maps)), PHOTOS)
-        size = grid_of([(maps[i].shape[1], maps[i].shape[2]) for i in used])
-        grey = all(bool((maps[i] == maps[i][:1]).all()) for i in used)
+        sizes, grey = [], True
+        for i in used:
+            photo = maps[i]
+            sizes.append((photo.shape[1], photo.shape[2]))
+            grey = grey and bool((photo == photo[:1]).all())
+        size = grid_of(sizes)
         photos = torch.stack([contrast(maps[i][None, : 1 if grey else 3], size)[0] for i in used]).double()
         mean = photos.mean(0)
         centred = (photos - mean).flatten(1)
